@@ -58,7 +58,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma3n_text": {
         "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
         "intermediate_size": [512] * 4, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0],
-    }
+    },
+    "rwkv": {"attention_hidden_size": 256},
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2, "hybrid_layer_ids": [1, 3], "n_mamba_heads": 8,
+        "mamba_headdim": 64, "mamba_ngroups": 1, "attention_hidden_size": 512, "attention_head_dim": 128,
+        "num_key_value_heads": 4,
+    },
 }  # fmt: skip
 PROMPT, ROWS = 16, (16, 1)
 SINGLE_CALL, MLPS_APART = "a single call", "calls of C, and modules of Python for MLPs"

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from runner_engine.attention.attention_adapters import install_attention_adapters
 from runner_engine.kv_cache import sliding_windows
 
 NAME = "runner_scheduler"
@@ -73,6 +74,7 @@ def register_attention() -> None:
     AttentionInterface.register(NAME, _transformers_attention)
     AttentionInterface.register(sliding_windows.MASK_PROBE, _transformers_attention)
     sliding_windows.register_mask_recorder()
+    install_attention_adapters(_transformers_attention, lambda: _attend.get(None) is not None)
 
 
 def _transformers_attention(

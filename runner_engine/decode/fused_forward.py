@@ -260,9 +260,10 @@ class FusedForward:
         rotation, of_model, dtype = self.weights.rotation, self.weights.model, self.heads.dtype
         of_model.positions = self._extended = count
         if self.weights.query_scale is not None:
-            scales = (
-                self.weights.query_scale.compute_scales(torch.arange(count)).to(dtype).float().contiguous()
-            )
+            scales = self.weights.query_scale.compute_scales(torch.arange(count))
+            if self.weights.query_scale.is_rounded:
+                scales = scales.to(dtype)
+            scales = scales.float().contiguous()
             of_model.query_scales = native.get_tensor_address(scales, torch.float32, count)
             self._query_scales = scales
         if rotation is None:

@@ -6,7 +6,7 @@ import ctypes
 from typing import Any
 
 from runner_engine.decode.layouts import ModelLayout
-from runner_engine.kernels.c_interface import BESIDE_PHASES, CACHE_LINE, FusedTokens
+from runner_engine.kernels.c_interface import BESIDE_PHASES, CACHE_LINE, ChannelsMixer, FusedTokens
 from runner_engine.kernels.state_structures import (
     MIXER_PHASES,
     ROUND_TOKENS,
@@ -37,6 +37,12 @@ class FusedMixers:
         self.before = max((one.width for one in made), default=0)
         self.behind = max((one.inner for one in made), default=0)
         self._kept: list[Any] = []  # what a pass has the addresses of
+        self._kept_channels: list[ChannelsMixer] = []  # what the layers' structures have the addresses of
+
+    def attach_channels(self, layer: int, channels: ChannelsMixer) -> None:
+        """Give a Mamba layer's C structure what stands between convolution and recurrence."""
+        self._kept_channels.append(channels)
+        self._structures[layer].channels = ctypes.addressof(channels)
 
     def struct_address(self, layer: int) -> int:
         """Return the memory address of a recurrent layer's C structure."""
@@ -82,4 +88,8 @@ def _compute_mixer_workspace_nbytes(mixer_struct: FusedMixer, num_tokens: int, e
         conv, delta = ConvLayer.from_address(mixer_struct.conv), DeltaLayer.from_address(mixer_struct.delta)
         numbers = conv.channels + mixer_struct.width * bool(mixer_struct.by_key_heads)
         return int(num_tokens * (numbers * element_nbytes + 2 * delta.heads * FLOAT_BYTES)) + CACHE_LINE
+    if mixer_struct.kind == MixerKind.channels_mixer:
+        channels = ChannelsMixer.from_address(mixer_struct.channels)
+        numbers = 2 * mixer_struct.inner + 2 * channels.rank + 2 * channels.scan.size
+        return int(num_tokens * numbers * element_nbytes) + 4 * CACHE_LINE
     return 0

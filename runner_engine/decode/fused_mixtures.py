@@ -132,6 +132,7 @@ class FusedMixtures:
             scores=formula.scores,
             rounds_logits=formula.rounds_logits,
             rounds_weights=formula.rounds_weights,
+            scales_inputs=layout.scales_inputs,
             groups=formula.groups,
             chosen_groups=formula.chosen_groups,
             best_of_group=formula.best_of_group,

@@ -29,6 +29,7 @@ from runner_engine.decode.layouts import (
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import (
     Activation,
+    ChannelsMixer,
     FusedLayer,
     FusedModel,
     FusedNorm,
@@ -52,7 +53,7 @@ from runner_engine.matmul import (
     read_forced_matmul_backend,
 )
 from runner_engine.models.lora.unmerged import find_unmerged_lora, has_hooks_besides_adapter
-from runner_engine.recurrent import MixerParts
+from runner_engine.recurrent import ChannelProducts, MixerParts
 
 __all__ = ["FusedWeights", "NotFusable", "check_fused_forward_support"]
 
@@ -91,7 +92,7 @@ class FusedWeights:
         # of the model, of which each layer consists
         self.blocks = [layer.blocks for layer in layout.layers]
         # that it has rows for
-        self.positions = None if layout.positions is None else len(layout.positions.weight)
+        self.positions = None if layout.positions is None else len(layout.positions)
         self.mixtures = FusedMixtures(layout.layers, expert_layers, kv_spec.dtype, self._build_matrix_struct)
         # MLPs that their own modules compute, by layer
         self.apart = {
@@ -171,7 +172,7 @@ class FusedWeights:
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("the MLP runs parallel to attention, and a norm follows both")
         before = (
-            self._build_mixer_fields(layer.mixer, layer_index)
+            self._build_mixer_fields(layer.mixer, layer_index, layer.mixer_norms)
             if layer.mixer
             else self._build_attention_fields(layer, layer_index)
         )
@@ -211,11 +212,31 @@ class FusedWeights:
         self._kept.append(made)
         return ctypes.addressof(made)
 
-    def _build_mixer_fields(self, mixer_parts: MixerParts, layer_index: int) -> dict[str, Any]:
+    def _attach_channel_products(
+        self, products: ChannelProducts, layer_index: int, norms: tuple[NormLayout | None, ...]
+    ) -> None:
+        """Give a Mamba layer's C structure the matrices and norms within the mixer."""
+        channels, parts = products.to_parts.in_features, products.rank + 2 * products.scan.size
+        self.mixers.attach_channels(
+            layer_index,
+            ChannelsMixer(
+                scan=products.scan,
+                norms=(FusedNorm * 3)(*(self._build_norm_struct(norm, None) for norm in norms)),
+                to_parts=self._build_matrix_struct(products.to_parts, channels, parts),
+                to_steps=self._build_matrix_struct(products.to_steps, products.rank, channels),
+                rank=products.rank,
+            ),
+        )
+
+    def _build_mixer_fields(
+        self, mixer_parts: MixerParts, layer_index: int, mixer_norms: tuple[NormLayout | None, ...]
+    ) -> dict[str, Any]:
         into = self._build_input_matrices(
             [self._build_matrix_struct(part, self.hidden, part.out_features) for part in mixer_parts.into]
         )
         out = self._build_matrix_struct(mixer_parts.out, mixer_parts.out.in_features, self.hidden)
+        if mixer_parts.products is not None:
+            self._attach_channel_products(mixer_parts.products, layer_index, mixer_norms)
         address = self.mixers.struct_address(layer_index)
         return {"rope": -1, "qkv_count": len(mixer_parts.into), "qkv": into, "out": out, "mixer": address}
 
@@ -256,6 +277,7 @@ class FusedWeights:
             "window": self.windows.index(window),
             "norms_all_heads": attention.norms_all_heads,
             "norms_rotated": attention.norms_rotated,
+            "scales_queries": attention.query_scale is not None,
             "latent": latent,
             "qkv_count": len(qkv),
             "qkv": self._build_input_matrices(qkv),
@@ -346,9 +368,7 @@ class FusedWeights:
 
     def _get_position_embedding_address(self, layout: ModelLayout) -> int | None:
         table = layout.positions
-        return (
-            None if table is None else self._keep_tensor_alive(table.weight, self.positions or 0, self.hidden)
-        )
+        return None if table is None else self._keep_tensor_alive(table, self.positions or 0, self.hidden)
 
     def _compute_embedding_scale(self, layout: ModelLayout) -> float:
         """Return the factor by which the C kernels scale embeddings.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runner_engine.experts.separate_experts import SeparateExperts as SeparateExperts
     from runner_engine.experts.separate_experts import build_separate_experts as build_separate_experts
     from runner_engine.experts.separate_experts import separate_all_experts as separate_all_experts
+    from runner_engine.experts.separate_experts import takes_sorted_rows as takes_sorted_rows
 
 PLACES = {
     # a layer's experts
@@ -41,6 +42,7 @@ PLACES = {
     # how a family fuses them
     "ExpertFormat": "expert_format",  # transposed, interleaved, with a gate, with biases …
     "detect_expert_format": "expert_format",  # the format of a module's fused experts, or None
+    "takes_sorted_rows": "separate_experts",  # whether a module's experts get rows in their order, as Llama 4's do
     "select_expert_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
     "join_gate_and_up": "expert_format",  # gate and up activations in the order that the family's gate function takes
 }

@@ -127,6 +127,12 @@ class SortedExperts(SeparateExperts):
         return results.view(-1, hidden_states.shape[-1])
 
 
+def takes_sorted_rows(experts: nn.Module) -> bool:
+    """Whether experts, fused or separate, get the scaled rows of all tokens in the order of the experts."""
+    form = experts.form if isinstance(experts, SeparateExperts) else detect_expert_format(experts)
+    return form is not None and form.takes_sorted_rows
+
+
 def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | None:
     """Build separate experts from a module of fused experts. None for any other module."""
     form = detect_expert_format(original_experts)

@@ -13,7 +13,7 @@ from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
 from runner_engine.kernels import adapter_structures, expert_structures, state_structures
 from runner_engine.kernels.ctypes_fields import build_same_type_fields
 from runner_engine.kernels.kv_layers import KvCode, KvLayer
-from runner_engine.kernels.state_structures import MIXER_MATRICES
+from runner_engine.kernels.state_structures import MIXER_MATRICES, ChannelsLayer
 from runner_engine.settings.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
@@ -144,7 +144,7 @@ class Matrix(ctypes.Structure):
 
 
 class FusedNorm(ctypes.Structure):
-    """C structure fused_norm in fused_structs.h. A null weight means that there is no norm."""
+    """C structure fused_norm in norm_structs.h. A null weight means that there is no norm."""
 
     _fields_ = (
         *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
@@ -201,7 +201,13 @@ class FusedLayer(ctypes.Structure):
         ("sinks", ctypes.c_void_p),
         *build_same_type_fields(ctypes.c_float, "scale", "cap"),
         *build_same_type_fields(
-            ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"
+            ctypes.c_int64,
+            "rope",
+            "window",
+            "norms_all_heads",
+            "is_parallel",
+            "norms_rotated",
+            "scales_queries",
         ),
         *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         *build_same_type_fields(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
@@ -235,6 +241,17 @@ class Latent(ctypes.Structure):
         *build_same_type_fields(FusedNorm, "norm_queries", "norm_pairs"),
         *build_same_type_fields(ctypes.c_int64, "query_width", "pair_width", "unrotated", "rotated", "value"),
         *build_same_type_fields(ctypes.c_void_p, "to_queries", "to_pairs"),
+    )
+
+
+class ChannelsMixer(ctypes.Structure):
+    """C structure channels_mixer in mixer_structs.h: the products and norms within a Mamba layer."""
+
+    _fields_ = (
+        ("scan", ChannelsLayer),
+        ("norms", FusedNorm * 3),
+        *build_same_type_fields(Matrix, "to_parts", "to_steps"),
+        ("rank", ctypes.c_int64),
     )
 
 
@@ -278,6 +295,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "fused_model": FusedModel,
     "fused_layer": FusedLayer,
     "mixer_beside": ParallelMixer,
+    "channels_mixer": ChannelsMixer,
     "latent": Latent,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,

@@ -49,6 +49,7 @@ class Mixture(ctypes.Structure):
         ("set", ExpertSet),
         *build_same_type_fields(ctypes.c_void_p, "router", "bias", "correction", "counts"),
         *build_same_type_fields(ctypes.c_int64, "scores", "rounds_logits", "rounds_weights"),
+        ("scales_inputs", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_int64, "groups", "chosen_groups", "best_of_group", "normalizes"),
         *build_same_type_fields(ctypes.c_float, "epsilon", "scale"),
         *build_same_type_fields(

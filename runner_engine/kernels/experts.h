@@ -72,6 +72,22 @@ static void NAME(gate_row)(const expert_set *s, const T *both, T *out) {
 
 /* ------------------------------------------------------------------------------------------------- a layer of experts */
 
+/* Puts the rows of tokens x [tokens, hidden] in the order of experts, each times its weight. */
+static void NAME(scale_in_order)(const expert_pass *e, const T *x, const float *weights, phase *now, int threads, int is_alone) {
+  const int64_t hidden = e->set->hidden, chosen = e->set->chosen, all = e->tokens * chosen;
+  const int64_t chunk = chunk_of(all, threads), chunks = ceil_div(all, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, is_alone)
+    FOR_EACH_ITEM(c, i, chunk, all) {
+      if (e->row_of[c] < 0) continue;
+      const T *from = x + c / chosen * hidden;
+      T *to = (T *)e->x + e->row_of[c] * hidden;
+      const float weight = weights[c];
+#pragma omp simd
+      for (int64_t d = 0; d < hidden; d++) to[d] = NAME(from_float)(weight * NAME(to_float)(from[d]));
+    }
+  barrier(now, chunks, is_alone);
+}
+
 /* Puts the rows of tokens x [tokens, hidden] in the order of experts. */
 static void NAME(put_in_order)(const expert_pass *e, const T *x, phase *now, int threads, int is_alone) {
   const int64_t hidden = e->set->hidden, chunk = chunk_of(e->rows, threads), chunks = ceil_div(e->rows, chunk);
@@ -92,8 +108,8 @@ static void NAME(gate_rows)(const expert_pass *e, phase *now, int threads, int i
   barrier(now, chunks, is_alone);
 }
 
-/* out [hidden] = the sum of a token's experts, weighted, in the order in which they were chosen; added to what is there, or
-   not. rounds: whether weighted numbers are rounded before they are summed */
+/* out [hidden] = the sum of a token's experts, weighted (weights 0: not), in the order in which they were chosen; added to
+   what is there, or not. rounds: whether weighted numbers are rounded before they are summed */
 INLINE void NAME(sum_experts_of_token)(const expert_pass *e, int64_t token, const float *weights, int rounds, int adds, T *out) {
   const int64_t hidden = e->set->hidden, chosen = e->set->chosen;
   enum { AT_ONCE = 256 };
@@ -102,7 +118,7 @@ INLINE void NAME(sum_experts_of_token)(const expert_pass *e, int64_t token, cons
     float sum[AT_ONCE] = {0};
     for (int64_t c = token * chosen; c < (token + 1) * chosen; c++) {
       const T *y = (const T *)e->y + e->row_of[c] * hidden + first;
-      const float weight = weights[c];
+      const float weight = weights ? weights[c] : 1;
       if (e->row_of[c] < 0) continue;
       if (rounds)
 #pragma omp simd
@@ -130,19 +146,21 @@ static void NAME(sum_experts)(const expert_pass *e, const float *weights, int ro
   barrier(now, chunks, is_alone);
 }
 
-/* Goes through the phases of a layer whose rows are sorted: EXPERT_PHASES. `then`: the product that comes later, or 0 */
-static void NAME(run_expert_phases)(const expert_pass *e, const T *x, const float *weights, int rounds, int adds, T *out,
-                                    const product *then, phase **now, int threads) {
+/* Goes through the phases of a layer whose rows are sorted: EXPERT_PHASES. scales_inputs: whether weights are of what experts
+   read, and not of what they give; `then`: the product that comes later, or 0 */
+static void NAME(run_expert_phases)(const expert_pass *e, const T *x, const float *weights, int scales_inputs, int rounds,
+                                    int adds, T *out, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
   expert_product later = {.of = then ? *then : (product){0}};
   const expert_products after = {.by_expert = &later, .count = then != 0};
-  NAME(put_in_order)(e, x, (*now)++, threads, is_alone);
+  if (scales_inputs) NAME(scale_in_order)(e, x, weights, (*now)++, threads, is_alone);
+  else NAME(put_in_order)(e, x, (*now)++, threads, is_alone);
   NAME(run_experts)(&e->up, &e->down, now, threads);
   barrier((*now)++, e->up.tasks, is_alone);
   NAME(gate_rows)(e, (*now)++, threads, is_alone);
   NAME(run_experts)(&e->down, &after, now, threads);
   barrier((*now)++, e->down.tasks, is_alone);
-  NAME(sum_experts)(e, weights, rounds, adds, out, (*now)++, threads, is_alone);
+  NAME(sum_experts)(e, scales_inputs ? 0 : weights, rounds, adds, out, (*now)++, threads, is_alone);
 }
 
 /* out [tokens, hidden] = what the experts `ids` [tokens, chosen] make of x [tokens, hidden], times their weights. workspace: of
@@ -169,7 +187,7 @@ int64_t NAME(experts)(const T *x, int64_t tokens, const expert_set *set, const i
 #pragma omp parallel num_threads(threads) if (tokens)
   {
     phase *now = phases;
-    if (tokens) NAME(run_expert_phases)(&e, x, weights, (int)rounds, 0, out, 0, &now, threads);
+    if (tokens) NAME(run_expert_phases)(&e, x, weights, 0, (int)rounds, 0, out, 0, &now, threads);
   }
   free(work.wide_rows);
   return FINE;

@@ -52,13 +52,17 @@ INLINE void NAME(open_gates)(const T *gates, int64_t count, T *found) {
   }
 }
 
-/* Puts the queries of a token side by side, and its keys and its values, where each head's three were together. */
+/* Puts the queries of a token side by side, and its keys and its values, where those of each head of keys were together. */
 INLINE void NAME(part_heads)(const fused_model *m, T *q) {
-  const int64_t dim = m->dim, heads = m->kv_heads;
-  T together[3 * heads * dim];
+  const int64_t dim = m->dim, heads = m->kv_heads, group = m->group, queries = heads * group;
+  T together[(queries + 2 * heads) * dim];
   memcpy(together, q, sizeof together);
-  for (int64_t i = 0; i < 3 * heads; i++)
-    memcpy(q + (i % 3 * heads + i / 3) * dim, together + i * dim, dim * sizeof(T));
+  const T *from = together;
+  for (int64_t h = 0; h < heads; h++, from += (group + 2) * dim) {
+    memcpy(q + h * group * dim, from, group * dim * sizeof(T));
+    memcpy(q + (queries + h) * dim, from + group * dim, dim * sizeof(T));
+    memcpy(q + (queries + heads + h) * dim, from + (group + 1) * dim, dim * sizeof(T));
+  }
 }
 
 /* The queries, keys and values of a token, normed and rotated */
@@ -71,7 +75,7 @@ INLINE void NAME(finish_heads)(const fused_pass *s, const fused_layer *layer, in
   if (layer->beside) NAME(scale_heads)(s, layer->beside, q, k);
   NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, position);
   NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, position);
-  const float scale = m->query_scales ? m->query_scales[position] : 1;
+  const float scale = m->query_scales && layer->scales_queries ? m->query_scales[position] : 1;
   if (scale != 1)
 #pragma omp simd
     for (int64_t d = 0; d < s->q_width; d++) q[d] = NAME(from_float)(NAME(to_float)(q[d]) * scale);

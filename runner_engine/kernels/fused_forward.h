@@ -5,6 +5,7 @@
 #include "fused_pass.h"
 #include "fused_ends.h"
 #include "mixer_beside.h"
+#include "channels_mixer.h"
 #include "latents.h"
 #include "fused_attention.h"
 #include "fused_mlp.h"
@@ -20,10 +21,12 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   product to_beside = {0};
   if (layer->beside) to_beside = NAME(beside_product)(s, layer);
 
-  NAME(product_and_wait)(s, &to_qkv, layer->latent ? 0 : &to_out, now);
+  const int has_products_between = layer->latent || (layer->mixer && layer->mixer->kind == CHANNELS_MIXER);
+  NAME(product_and_wait)(s, &to_qkv, has_products_between ? 0 : &to_out, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->latent) NAME(expand_latents)(s, layer, &to_out, now);
-  if (layer->mixer) NAME(mix)(layer->mixer, &s->states, s->qkv, s->mixer_space, s->inner, now, s->threads);
+  if (layer->mixer && layer->mixer->kind == CHANNELS_MIXER) NAME(forward_channels_mixer)(s, layer, &to_out, now);
+  else if (layer->mixer) NAME(mix)(layer->mixer, &s->states, s->qkv, s->mixer_space, s->inner, now, s->threads);
   else NAME(attend_layer)(s, l, now);
   end_part(ATTENTION);
   NAME(product_and_wait)(s, &to_out, layer->beside ? &to_beside : then, now);

@@ -2,17 +2,6 @@
 
 #define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, what is handed out, the head's product, the rest */
 
-/* Kinds of norms (fused_rows.h): by the root mean square, rounded before the weight as in Llama, or only at the end; or
-   with the mean subtracted, too. */
-enum { RMS_IN_STEPS, RMS_AT_ONCE, LAYER_NORM };
-
-typedef struct {
-  const void *weight; /* of RMS_IN_STEPS in the model's format, else float32; 0: there is no such norm */
-  const float *bias;  /* float32, or 0 */
-  int64_t kind;
-  float epsilon, unused;
-} fused_norm;
-
 /* What an MLP goes through between its products. SILU_IN_PRODUCT: two matrices gate each other in the registers. */
 enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
 
@@ -30,7 +19,7 @@ typedef struct {
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
   int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */
-  int64_t has_heads_together;    /* whether each head's query, key and value stand side by side */
+  int64_t has_heads_together;    /* whether the queries, the key and the value of each head of keys stand side by side */
   int64_t mixers;                /* layers that carry a state instead of attending */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   int64_t embedding_in_panels;   /* whether it is a matrix in panels, which the head reads, too */
@@ -55,6 +44,7 @@ typedef struct {
   int64_t window;                        /* which of a pass's windows; the first one hides nothing */
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
   int64_t norms_rotated;                 /* heads are normed when they have been rotated, and not before */
+  int64_t scales_queries;                /* whether its queries are multiplied by the model's query_scales */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
   int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
   int64_t mlp_apart, has_no_mlp;         /* mlp_apart: the caller computes its MLP, between two calls */
@@ -103,7 +93,8 @@ static int is_beside_readable(const fused_model *m, const fused_layer *layer, in
   const mixer_beside *beside = layer->beside;
   if (!beside) return 1;
   if (!beside->mixer || layer->mixer || layer->is_parallel || layer->after_attention.weight || !m->has_halves) return 0;
-  if (!is_mixer(beside->mixer, m->mixers, &beside->into, 1)) return 0;
+  if (beside->mixer->kind == CHANNELS_MIXER) return 0; /* forward_beside has no products within a mixer */
+  if (!is_mixer(beside->mixer, m->mixers, &beside->into, 1, pack)) return 0;
   return is_readable(&beside->into, m->hidden, pack) && is_readable(&beside->out, beside->mixer->inner, pack);
 }
 
@@ -116,7 +107,7 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
   const int64_t width = mixer ? mixer->inner : found_width(m, layer);
   const int64_t gated = layer->mlp_apart ? 0 : layer->gated_count;
   if (layer->qkv_count < 1 || layer->qkv_count > MIXER_MATRICES || gated != layer->gated_count || gated > 2) return 0;
-  if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count)) return 0;
+  if (mixer && !is_mixer(mixer, m->mixers, layer->qkv, layer->qkv_count, pack)) return 0;
   if (!is_beside_readable(m, layer, pack)) return 0;
   if (layer->rope < -1 || layer->rope >= ROPE_TABLES || (layer->rope >= 0 && !m->cos[layer->rope])) return 0;
   for (int i = 0; i < layer->qkv_count; i++)
@@ -135,6 +126,8 @@ static int are_matrices_missing(const fused_model *m, const fused_layer *layers,
     for (int i = 0; i < l->qkv_count; i++) some |= is_missing(l->qkv + i, pack);
     for (int i = 0; i < l->gated_count; i++) some |= is_missing(l->gated + i, pack);
     if (l->beside) some |= is_missing(&l->beside->into, pack) || is_missing(&l->beside->out, pack);
+    if (l->mixer && l->mixer->kind == CHANNELS_MIXER && l->mixer->channels)
+      some |= is_missing(&l->mixer->channels->to_parts, pack) || is_missing(&l->mixer->channels->to_steps, pack);
     some |= is_missing(&l->out, pack) || (!l->mlp_apart && is_missing(&l->down, pack));
   }
   return some;
@@ -188,7 +181,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if ((wrong = check_windows(m, layers, in)) || (wrong = check_pieces(m, layers, in))) return wrong;
   if ((wrong = check_mixers(m, in, pack)) || (wrong = check_adapted(in->adapted, in->tokens))) return wrong;
   if (m->points < POINTS_IN_HALVES || m->points > NEIGHBOURS_INTO_HALVES) REFUSE(WRONG_HEADS, 0);
-  if (m->has_heads_together && (m->group != 1 || m->has_query_gates)) REFUSE(WRONG_HEADS, 0);
+  if (m->has_heads_together && m->has_query_gates) REFUSE(WRONG_HEADS, 0);
   if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);

@@ -8,17 +8,28 @@
 
 /* What a token has before it, side by side: of a CONVOLUTION_MIXER the gate before its convolution, the gate behind it and its
    inputs; of a DELTA_MIXER queries, keys and values, then a gate, and of each head the rate and the decay (by_key_heads: all
-   but the last two of each key head side by side, and then these); of HEADS_MIXER what scan_heads reads. */
-enum { CONVOLUTION_MIXER, DELTA_MIXER, HEADS_MIXER };
+   but the last two of each key head side by side, and then these); of HEADS_MIXER what scan_heads reads; of CHANNELS_MIXER
+   what is convolved, and the gate. */
+enum { CONVOLUTION_MIXER, DELTA_MIXER, HEADS_MIXER, CHANNELS_MIXER };
+
+/* Mamba: what is convolved is multiplied into `rank` numbers of a token's time steps, keys and queries; these steps are
+   multiplied into those of the channels. */
+typedef struct {
+  channels_layer scan;
+  fused_norm norms[3]; /* of the `rank` numbers, the keys and the queries; without a weight there is none */
+  matrix to_parts, to_steps;
+  int64_t rank;
+} channels_mixer;
 
 typedef struct {
   int64_t kind;
   int64_t number;                        /* among those of the model */
   int64_t width, inner;                  /* numbers of a token before and behind it */
   int64_t by_key_heads;                  /* of DELTA_MIXER: how they are ordered */
-  const conv_layer *conv;                /* of CONVOLUTION_MIXER and DELTA_MIXER */
+  const conv_layer *conv;                /* of all but HEADS_MIXER */
   const delta_layer *delta;
   const heads_layer *heads;
+  const channels_mixer *channels;
   const float *step_bias, *decay;        /* of DELTA_MIXER: of each head */
   const float *columns;                  /* of HEADS_MIXER: what each number before it is multiplied by, or 0 */
   float rate_scale, unused;              /* what its rates are multiplied by */
@@ -40,6 +51,9 @@ typedef struct {
   void *const *states;
 } mixed_tokens;
 
+/* Numbers of a token that to_parts gives */
+static int64_t parts_width(const channels_mixer *of) { return of->rank + 2 * of->scan.size; }
+
 /* Bytes of memory that a mixer needs for so many tokens; size: of a number */
 static int64_t mixer_bytes(const fused_mixer *mixer, int64_t tokens, int64_t size) {
   const int64_t some = tokens < ROUND_TOKENS ? tokens : ROUND_TOKENS;
@@ -49,10 +63,24 @@ static int64_t mixer_bytes(const fused_mixer *mixer, int64_t tokens, int64_t siz
     const int64_t numbers = mixer->conv->channels + (mixer->by_key_heads ? mixer->width : 0);
     return tokens * (numbers * size + 2 * mixer->delta->heads * (int64_t)sizeof(float)) + CACHE_LINE;
   }
+  if (mixer->kind == CHANNELS_MIXER) {
+    const channels_mixer *of = mixer->channels;
+    return tokens * (2 * mixer->inner + parts_width(of) + of->rank) * size + 4 * CACHE_LINE;
+  }
   return 0;
 }
 
-static int is_mixer(const fused_mixer *mixer, int64_t mixers, const matrix *into, int64_t count) {
+/* pack: how many numbers of a row are in 32 bits */
+static int is_channels_mixer(const fused_mixer *mixer, int64_t pack) {
+  const channels_mixer *of = mixer->channels;
+  const int64_t channels = mixer->conv->channels;
+  if (!of || !is_channels_layer(&of->scan) || of->scan.groups != 1 || of->scan.channels != channels || of->rank < 1) return 0;
+  if (mixer->inner != channels || mixer->width != 2 * channels) return 0;
+  if (of->to_parts.outputs != parts_width(of) || of->to_steps.outputs != channels) return 0;
+  return is_readable(&of->to_parts, channels, pack) && is_readable(&of->to_steps, of->rank, pack);
+}
+
+static int is_mixer(const fused_mixer *mixer, int64_t mixers, const matrix *into, int64_t count, int64_t pack) {
   int64_t width = 0;
   for (int64_t i = 0; i < count; i++) width += into[i].outputs;
   if (width != mixer->width || mixer->number < 0 || mixer->number >= mixers) return 0;
@@ -63,6 +91,7 @@ static int is_mixer(const fused_mixer *mixer, int64_t mixers, const matrix *into
   }
   if (!mixer->conv || !is_conv_layer(mixer->conv)) return 0;
   const int64_t channels = mixer->conv->channels;
+  if (mixer->kind == CHANNELS_MIXER) return is_channels_mixer(mixer, pack);
   if (mixer->kind == CONVOLUTION_MIXER) return mixer->inner == channels && width == 3 * channels;
   const delta_layer *delta = mixer->delta;
   if (mixer->kind != DELTA_MIXER || !delta || !is_delta_layer(delta) || delta->decays != 1) return 0;

@@ -6,6 +6,14 @@ UNTIL_LINKED void NAME(mix)(const fused_mixer *mixer, const mixed_tokens *in, T 
                             phase **now, int threads) {
   abort();
 }
+UNTIL_LINKED void NAME(convolve_channels)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected, T *convolved,
+                                          phase *now, int threads) {
+  abort();
+}
+UNTIL_LINKED void NAME(mix_channels)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected,
+                                     const T *convolved, const T *parts, const T *steps, T *out, phase *now, int threads) {
+  abort();
+}
 #else
 
 #define RATED_TOKENS 32  /* tokens of a chunk of work */
@@ -132,5 +140,28 @@ BETWEEN_UNITS void NAME(mix)(const fused_mixer *mixer, const mixed_tokens *in, T
   else if (mixer->kind == DELTA_MIXER) NAME(mix_delta_rule)(mixer, &own, projected, workspace, out, *now, is_alone);
   else NAME(mix_heads)(mixer, &own, projected, workspace, out, *now, is_alone);
   *now += MIXER_PHASES * (mixer->kind == HEADS_MIXER ? ceil_div(in->tokens, ROUND_TOKENS) : 1);
+}
+
+/* What a CHANNELS_MIXER convolves: convolved [tokens, inner] of projected [tokens, width] */
+BETWEEN_UNITS void NAME(convolve_channels)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected, T *convolved,
+                                           phase *now, int threads) {
+  T *states = in->states[mixer->number * LAYER_STATES];
+  const int64_t blocks = ceil_div(mixer->inner, CONV_BLOCK), chunks = in->segments.count * blocks;
+  FOR_EACH_CHUNK(i, now, chunks, threads == 1)
+    NAME(convolve_block)(mixer->conv, &in->segments, i / blocks, i % blocks, projected, mixer->width, states, convolved, 0, 0);
+  barrier(now, chunks, threads == 1);
+}
+
+/* Its recurrence and its gate. parts: [tokens, parts_width], steps: [tokens, inner], before softplus; out: [tokens, inner] */
+BETWEEN_UNITS void NAME(mix_channels)(const fused_mixer *mixer, const mixed_tokens *in, const T *projected,
+                                      const T *convolved, const T *parts, const T *steps, T *out, phase *now, int threads) {
+  const channels_mixer *of = mixer->channels;
+  const T *keys = parts + of->rank, *queries = keys + of->scan.size;
+  float *states = in->states[mixer->number * LAYER_STATES + 1];
+  const int64_t blocks = ceil_div(mixer->inner, CONV_BLOCK), chunks = in->segments.count * blocks;
+  FOR_EACH_CHUNK(i, now, chunks, threads == 1)
+    NAME(scan_channels_block)(&of->scan, &in->segments, i / blocks, i % blocks, convolved, steps, keys, queries,
+                              parts_width(of), projected + mixer->inner, mixer->width, states, out);
+  barrier(now, chunks, threads == 1);
 }
 #endif

@@ -15,6 +15,7 @@ struct mixture {
   const float *correction; /* is added to scores for the choice alone, or 0 */
   int64_t *counts;         /* [experts]: how often each was chosen is added here */
   int64_t scores, rounds_logits, rounds_weights; /* rounds_*: to the model's format */
+  int64_t scales_inputs; /* whether the scores scale what the experts read, and not what they give */
   /* experts are chosen from the chosen_groups best of so many groups; a group's score is the sum of its best_of_group best */
   int64_t groups, chosen_groups, best_of_group;
   int64_t normalizes;   /* whether the scores of the chosen ones are divided by their sum */

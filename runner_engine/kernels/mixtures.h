@@ -109,7 +109,7 @@ static void NAME(forward_mixture)(const fused_pass *s, int64_t l, const product 
   NAME(sort_choices)(s, l, (*now)++);
   end_part(ROUTING);
   const int is_added = !to_shared && NAME(adds_at_once)(s, layer, &layer->after_mlp);
-  NAME(run_expert_phases)(s->mixed.of_layer + l, NAME(mixture_input)(s, layer), s->mixed.weights, (int)of->rounds_weights,
-                          is_added || to_shared, is_added ? s->x : s->half, then, now, s->threads);
+  NAME(run_expert_phases)(s->mixed.of_layer + l, NAME(mixture_input)(s, layer), s->mixed.weights, (int)of->scales_inputs,
+                          (int)of->rounds_weights, is_added || to_shared, is_added ? s->x : s->half, then, now, s->threads);
   end_part(PRODUCTS_OF_EXPERTS);
 }

@@ -178,6 +178,36 @@ INLINE void NAME(scan_channels_vec)(const channels_layer *layer, const vec *step
   for (int64_t n = 0; n < numbers; n++) memcpy(state + (number + n) * layer->channels + channel, &current[n], sizeof(vec));
 }
 
+/* One block of channels of a segment of Mamba. The arguments are those of scan_channels. */
+static void NAME(scan_channels_block)(const channels_layer *layer, const pass_segments *pass, int64_t segment, int64_t block,
+                                      const T *inputs, const T *steps, const T *keys, const T *queries, int64_t stride,
+                                      const T *gate, int64_t gate_stride, float *states, T *out) {
+  const int64_t channels = layer->channels, size = layer->size, per_group = channels / layer->groups;
+  const int64_t end = pass->firsts[segment] + pass->counts[segment];
+  float *state = states + pass->slots[segment] * size * channels;
+  vec step[SCAN_TOKENS], input[SCAN_TOKENS], sums[SCAN_TOKENS];
+  for (int64_t at = pass->firsts[segment]; at < end; at += SCAN_TOKENS) {
+    const int64_t some = end - at < SCAN_TOKENS ? end - at : SCAN_TOKENS;
+    for (int64_t c = block * CONV_BLOCK; c < channels && c < (block + 1) * CONV_BLOCK; c += VEC_FLOATS) {
+      const int64_t group = c / per_group * size;
+      for (int64_t t = 0; t < some; t++) {
+        input[t] = NAME(load_vec)(inputs + (at + t) * channels + c);
+        const vec bias = layer->step_bias ? load_f32(layer->step_bias + c) : (vec){0};
+        step[t] = softplus_vec(NAME(load_vec)(steps + (at + t) * channels + c) + bias);
+        sums[t] = (vec){0};
+      }
+      const T *key = keys + at * stride + group, *query = queries + at * stride + group;
+      for (int64_t n = 0; n < size; n += CHANNEL_TILE)
+        NAME(scan_channels_vec)(layer, step, input, key, query, stride, some, state, sums, c, n, CHANNEL_TILE);
+      const vec skip = load_f32(layer->skip + c);
+      for (int64_t t = 0; t < some; t++) {
+        const vec result = sums[t] + skip * input[t];
+        NAME(store_vec)(out + (at + t) * channels + c, result * silu_vec(NAME(load_vec)(gate + (at + t) * gate_stride + c)));
+      }
+    }
+  }
+}
+
 /* Mamba between its projections. inputs: [tokens, channels], convolved; steps: before softplus, [tokens, channels]; keys
    and queries: [tokens, groups, size], of rows of `stride` numbers; gate: of rows of `gate_stride`; states:
    [slots, size, channels]; out: [tokens, channels] */
@@ -188,36 +218,13 @@ int64_t NAME(scan_channels)(const channels_layer *layer, const int32_t *table, i
   if (!is_channels_layer(layer)) REFUSE(WRONG_MATRIX, 0);
   const int64_t wrong = check_segments(&pass, tokens, slots);
   if (wrong) return wrong;
-  const int64_t channels = layer->channels, size = layer->size, per_group = channels / layer->groups;
-  const int64_t blocks = ceil_div(channels, CONV_BLOCK), chunks = count * blocks;
+  const int64_t blocks = ceil_div(layer->channels, CONV_BLOCK), chunks = count * blocks;
   phase phases[1] __attribute__((aligned(CACHE_LINE))) = {0};
-  if (tokens * channels < FEW_NUMBERS) threads = 1;
+  if (tokens * layer->channels < FEW_NUMBERS) threads = 1;
 #pragma omp parallel num_threads(threads)
-  FOR_EACH_CHUNK(i, phases, chunks, threads == 1) {
-    const int64_t segment = i / blocks, block = i % blocks, end = pass.firsts[segment] + pass.counts[segment];
-    float *state = states + pass.slots[segment] * size * channels;
-    vec step[SCAN_TOKENS], input[SCAN_TOKENS], sums[SCAN_TOKENS];
-    for (int64_t at = pass.firsts[segment]; at < end; at += SCAN_TOKENS) {
-      const int64_t some = end - at < SCAN_TOKENS ? end - at : SCAN_TOKENS;
-      for (int64_t c = block * CONV_BLOCK; c < channels && c < (block + 1) * CONV_BLOCK; c += VEC_FLOATS) {
-        const int64_t group = c / per_group * size;
-        for (int64_t t = 0; t < some; t++) {
-          input[t] = NAME(load_vec)(inputs + (at + t) * channels + c);
-          const vec bias = layer->step_bias ? load_f32(layer->step_bias + c) : (vec){0};
-          step[t] = softplus_vec(NAME(load_vec)(steps + (at + t) * channels + c) + bias);
-          sums[t] = (vec){0};
-        }
-        const T *key = keys + at * stride + group, *query = queries + at * stride + group;
-        for (int64_t n = 0; n < size; n += CHANNEL_TILE)
-          NAME(scan_channels_vec)(layer, step, input, key, query, stride, some, state, sums, c, n, CHANNEL_TILE);
-        const vec skip = load_f32(layer->skip + c);
-        for (int64_t t = 0; t < some; t++) {
-          const vec result = sums[t] + skip * input[t];
-          NAME(store_vec)(out + (at + t) * channels + c, result * silu_vec(NAME(load_vec)(gate + (at + t) * gate_stride + c)));
-        }
-      }
-    }
-  }
+  FOR_EACH_CHUNK(i, phases, chunks, threads == 1)
+    NAME(scan_channels_block)(layer, &pass, i / blocks, i % blocks, inputs, steps, keys, queries, stride, gate, gate_stride,
+                              states, out);
   return FINE;
 }
 

@@ -25,6 +25,7 @@ class MixerKind(IntEnum):
     convolution_mixer = 0  # of LFM2
     delta_mixer = 1  # the gated delta rule behind a convolution
     heads_mixer = 2  # Mamba-2
+    channels_mixer = 3  # Mamba
 
 
 class ConvLayer(ctypes.Structure):
@@ -74,7 +75,8 @@ class FusedMixer(ctypes.Structure):
 
     _fields_ = (
         *build_same_type_fields(ctypes.c_int64, "kind", "number", "width", "inner", "by_key_heads"),
-        *build_same_type_fields(ctypes.c_void_p, "conv", "delta", "heads", "step_bias", "decay", "columns"),
+        *build_same_type_fields(ctypes.c_void_p, "conv", "delta", "heads", "channels"),
+        *build_same_type_fields(ctypes.c_void_p, "step_bias", "decay", "columns"),
         *build_same_type_fields(ctypes.c_float, "rate_scale", "unused"),
     )
 

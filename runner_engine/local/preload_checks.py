@@ -17,6 +17,7 @@ from runner_engine.kernels import building
 from runner_engine.plan import format_check
 from runner_engine.plan.load_plan import plan_model_load
 from runner_engine.plan.memory_check import check_memory, limit_free_memory
+from runner_engine.plan.slow_families import build_slow_family_notes
 
 
 def check_model_and_adapter_files(resolved: ResolvedModel, uses_chat: bool = False) -> None:
@@ -45,11 +46,12 @@ def check_model_and_adapter_files(resolved: ResolvedModel, uses_chat: bool = Fal
 def check_memory_fits(resolved: ResolvedModel) -> list[Note]:
     """Raise an error if the model does not fit in this machine's memory.
 
-    Returns notes on close limits.
+    Returns notes on close limits and on slow decoding.
     """
     plan, notes = (
         plan_model_load(resolved),
-        build_replaced_scaling_notes(resolved.files.text_settings, resolved.spec.rope),
+        build_replaced_scaling_notes(resolved.files.text_settings, resolved.spec.rope)
+        + build_slow_family_notes(resolved),
     )
     if plan.device == "cuda":
         return notes  # only torch knows how much memory of a GPU is free

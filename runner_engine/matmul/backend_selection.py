@@ -283,10 +283,19 @@ def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
     return is_int8 or any(one.__name__ == "Linear4bit" for one in type(layer).__mro__)
 
 
+# subclasses of nn.Linear with a forward pass of their own that computes the same
+SAME_AS_LINEAR = frozenset({"FalconLinear"})
+
+
+def has_linear_class(layer: nn.Module) -> bool:
+    """Whether a layer's class is torch's linear layer, or computes the same."""
+    return type(layer) is nn.Linear or type(layer).__name__ in SAME_AS_LINEAR
+
+
 def is_unquantized_linear(layer: nn.Linear) -> bool:
-    """Whether a layer is torch's linear layer with an unquantized weight on the CPU."""
+    """Whether a layer is a linear layer of torch or Falcon with an unquantized weight on the CPU."""
     weight = layer.weight
-    is_torch_own = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
+    is_torch_own = has_linear_class(layer) and type(weight) in (nn.Parameter, torch.Tensor)
     return is_torch_own and weight.device.type == "cpu" and weight.dtype in FORMATS
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from runner_base.notes import note
 from runner_engine.devices.heap import HeapTrimmer
+from runner_engine.matmul.backend_selection import has_linear_class
 from runner_engine.matmul.kernel_resources import collect_kernel_resources
 from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
@@ -50,7 +51,7 @@ class QuantizedLayers:
     def _replace_if_supported(self, layer: nn.Linear) -> None:
         kind = find_layer_replacer(layer)
         if kind is None:
-            self.left += [layer] if type(layer) is not nn.Linear else []
+            self.left += [] if has_linear_class(layer) else [layer]
             return
         try:
             replacement = kind.build_replacement(layer, self._means)

@@ -13,7 +13,7 @@ from runner_engine.recurrent.mixer import (
     create_mixer,
     create_mixers,
 )
-from runner_engine.recurrent.mixer_parts import MixerParts
+from runner_engine.recurrent.mixer_parts import ChannelProducts, MixerParts
 from runner_engine.recurrent.sequence_states import (
     SavedStates,
     SequenceStates,
@@ -25,6 +25,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # what a kind of layer is
     "Mixer",  # a layer that carries states: their shapes, and how it reads the tokens of a pass
     "MixerParts",  # what the fused pass needs of one
+    "ChannelProducts",  # the products between convolution and recurrence of a Mamba layer
     "StateShape",  # one tensor of a row's state in one layer
     "Segments",  # which tokens of a pass belong to which slot
     "MIXERS",  # the module for each class of transformers

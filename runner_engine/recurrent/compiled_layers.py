@@ -183,7 +183,7 @@ class CompiledMamba:
     ) -> None:
         self.kernels, self.dtype = kernels, dtype
         structure = ChannelsLayer()
-        self.layer = _CStruct(structure)
+        self.layer, self.structure = _CStruct(structure), structure
         structure.size, structure.channels = decay.shape
         structure.groups = groups
         self.layer.set_pointers(structure, decay=decay, skip=skip)

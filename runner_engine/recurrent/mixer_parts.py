@@ -8,7 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from runner_engine.kernels.state_structures import MIXER_MATRICES, FusedMixer, MixerKind
+from runner_engine.kernels.state_structures import MIXER_MATRICES, ChannelsLayer, FusedMixer, MixerKind
+
+
+@dataclass(frozen=True)
+class ChannelProducts:
+    """Modules between the convolution and the recurrence of a Mamba layer, and its recurrence.
+
+    Each norm is a module or None: of the low-rank time steps, the keys and the queries.
+    """
+
+    to_parts: Any
+    to_steps: Any
+    norms: tuple[Any, Any, Any]
+    rank: int
+    scan: ChannelsLayer
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class MixerParts:
     rate_scale: float = 1.0
     by_key_heads: bool = False  # what `into` gives is ordered by heads of keys
     kept: tuple[Any, ...] = ()  # what the addresses are of
+    products: ChannelProducts | None = None  # only of channels_mixer
 
     @property
     def is_supported(self) -> bool:

@@ -165,7 +165,6 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "expert_rows_quantized_differently": "the experts' matrices quantize activations differently",
     "expert_sizes_differ": "the experts' matrices have incompatible sizes",
     "expert_weights_unknown": "the kernels do not support some expert weights",
-    "experts_get_all_rows": "each expert processes all tokens",
     "gate_matrices_quantized_differently": "the gate and up matrices of the experts are quantized differently",
     "no_plain_parameter": "{name} is not an unquantized parameter on the CPU",
     "norm_after_expert": "a norm follows each expert",
@@ -174,8 +173,17 @@ OF_SLOW_LAYERS: dict[str, Template] = {
     "unstable_rows": _format_unstable_activations,
 }
 
-# why a model is not decoded in a stream
+# why a model is not decoded in a stream, or slowly
 OF_DECODING: dict[str, Template] = {
+    "slow_family": (
+        "small {family} models decode slowly on a CPU, at less than a quarter of the speed of other "
+        "models: {reason}"
+    ),
+    "state_as_argument": "transformers decodes their prompts one at a time",
+    "experts_of_attention": "each token selects experts for its queries, which run operation by operation",
+    "two_attentions_per_layer": "each layer has two attention blocks, which run operation by operation",
+    "residual_streams": "each layer mixes several residual streams, operation by operation",
+    "inputs_of_layers": "each layer has its own token embeddings, which are added operation by operation",
     "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} does not support continuous batching",
     "attention_counts_tokens": "the model's attention depends on the number of tokens in a forward pass",

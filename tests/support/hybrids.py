@@ -97,9 +97,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other forms of a family
         STATE_SPACES["nemotron_h"] | {"layers_block_type": ["mamba", "mlp", "attention", "mlp", "mamba", "mamba"]},
     ),
     "mamba2 of one format": ("mamba2", STATE_SPACES["mamba2"] | {"residual_in_fp32": False}),
+    "mamba of one format": ("mamba", STATE_SPACES["mamba"] | {"residual_in_fp32": False}),
 }  # fmt: skip
 # those whose forward pass is a single call of C
-SINGLE_CALL = (*HYBRIDS, "bamba", "granitemoehybrid", "nemotron_h", "falcon_h1", *VARIANTS)
+SINGLE_CALL = (*HYBRIDS, "bamba", "granitemoehybrid", "nemotron_h", "falcon_h1", "jamba", *VARIANTS)
 
 
 def settings_of(family: str) -> Any:

@@ -59,9 +59,7 @@ def infer_attention_layout(
     scale = find_query_scale(attention)
     positions = POSITIONS if scale is None else scale.trial_positions
     angles = None if rope_table is None else rope_table.compute_angles(hidden_states, positions)
-    if angles is not None and angles.are_complex:
-        raise NotFusable("RoPE uses complex numbers")
-    others = {} if scale is None else {"position_ids": torch.tensor([positions])}
+    others = {} if scale is None else scale.trial_arguments
     handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))
     queries, keys, has_gates, has_heads_together = _project_queries_and_keys(
@@ -70,6 +68,9 @@ def infer_attention_layout(
     given = handed.query, handed.key
     if scale is not None:
         given = given[0] / scale.compute_scales(torch.tensor(positions))[:, None, None], given[1]
+    softmax_scale = handed.scale
+    if softmax_scale == 1 and (factor := float(getattr(attention, "scaling", 1.0))) != 1:
+        softmax_scale, given = factor, (given[0] / factor, given[1])  # queries are scaled before attention
     if not norm_names:
         rotation, least = find_rope_rotation((queries.float(), keys.float()), given, angles)
         check_rotation_error(least, angles)
@@ -95,7 +96,7 @@ def infer_attention_layout(
     return AttentionLayout(
         into,
         getattr(attention, names.out),
-        handed.scale,
+        softmax_scale,
         handed.softmax.cap,
         handed.softmax.sinks,
         rotation,
@@ -138,8 +139,10 @@ def _project_queries_and_keys(
     keys = keys * key_scale
     if max_relative_error(values.float(), captured.value) <= NEAR:
         return queries, keys, has_gates, False
-    if len(projections) == 1 and kv_spec.group == 1:
-        queries, keys, values = made.view(len(made), -1, 3, kv_spec.dim).unbind(2)
+    if len(projections) == 1:
+        together = made.view(len(made), kv_spec.kv_heads, kv_spec.group + 2, kv_spec.dim)
+        parts = torch.split(together, [kv_spec.group, 1, 1], dim=2)
+        queries, keys, values = (part.flatten(1, 2) for part in parts)
     if max_relative_error(values.float(), captured.value) > NEAR:
         raise NotFusable("its values are made otherwise")
     return queries, keys, has_gates, True

@@ -17,6 +17,7 @@ from runner_engine.decode.layouts.routers import (
     infer_router_layout,
     parse_expert_weights_and_indices,
 )
+from runner_engine.experts import takes_sorted_rows
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,17 @@ class MixtureLayout:
     shared: MlpLayout | None
     # [hidden]: the sigmoid of its product with a token scales what `shared` gives
     shared_scale: torch.Tensor | None
+    scales_inputs: bool = False  # the router's weights scale what the experts read
+
+    def compute_experts(self, rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the sum over each row's experts, by their module."""
+        if not self.scales_inputs:
+            summed: torch.Tensor = self.experts(rows, index, weights)
+            return summed
+        scores = weights.new_zeros(len(rows), len(self.router.weight)).scatter(1, index, weights)
+        sorted_rows = (rows * scores.T[..., None]).flatten(0, 1)
+        outputs: torch.Tensor = self.experts(sorted_rows)
+        return outputs.view(-1, *rows.shape).sum(0)
 
 
 class MixtureAndMlp(nn.Module):
@@ -96,7 +108,11 @@ class MixtureReader:
             raise NotFusable("the shared expert has unsupported submodules")
         scale = getattr(block, next(iter(scale_names))) if scale_names else None
         found = MixtureLayout(
-            infer_router_layout(router, block), experts, shared, _get_shared_expert_scale(scale, shared)
+            infer_router_layout(router, block),
+            experts,
+            shared,
+            _get_shared_expert_scale(scale, shared),
+            takes_sorted_rows(experts),
         )
         kind = type(block), shared is None
         if kind not in self._tried:
@@ -133,7 +149,7 @@ def _check_mixture_output(
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
     flat = hidden_states[0]
     weights, index = parse_expert_weights_and_indices(router(flat, **layout.router.given), len(flat))
-    result = layout.experts(flat, index, weights)
+    result = layout.compute_experts(flat, index, weights)
     if shared is not None:
         beside = shared(flat)
         result = result + (beside if scale is None else torch.sigmoid(scale(flat)) * beside)

@@ -13,6 +13,8 @@ from runner_engine.decode.layouts.parts import (
     OF_MLP,
     SCALES_OF_MLP,
     NotFusable,
+    ProjectionNames,
+    computing_child_names,
     find_matching_projections,
     get_linear_sizes,
 )
@@ -49,6 +51,32 @@ class MlpLayout:
     @property
     def gates(self) -> int:
         return 0 if self.has_fused_gating else self.inner * (1 + self.has_gate)
+
+
+class InlineMlp(nn.Module):
+    """MLP whose linear layers and activation are submodules of the decoder layer itself (OPT)."""
+
+    def __init__(self, layer: nn.Module, names: ProjectionNames, activation_name: str) -> None:
+        super().__init__()
+        self.add_module(names.into[0], getattr(layer, names.into[0]))
+        self.add_module(names.out, getattr(layer, names.out))
+        self.act_fn = getattr(layer, activation_name)
+        self._layers = self.get_submodule(names.into[0]), self.get_submodule(names.out)
+
+    @classmethod
+    def find(cls, layer: nn.Module) -> InlineMlp | None:
+        """Collect a decoder layer's own MLP submodules. Returns None if the layer has none."""
+        function = next((name for name in FUNCTIONS if isinstance(getattr(layer, name, None), nn.Module)), "")
+        children = computing_child_names(layer)
+        names = next(
+            (names for names in OF_MLP if names.all_names <= children and len(names.into) == 1), None
+        )
+        return cls(layer, names, function) if names and function else None
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        into, out = self._layers
+        result: Tensor = out(self.act_fn(into(hidden_states)))
+        return result
 
 
 def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:

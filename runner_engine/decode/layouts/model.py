@@ -17,18 +17,20 @@ from runner_engine.decode.layouts.attention_layout import AttentionLayout
 from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
 from runner_engine.decode.layouts.latents import infer_latent_attention_layout, match_latent_attention_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
-from runner_engine.decode.layouts.mlps import MlpLayout, infer_mlp_layout
+from runner_engine.decode.layouts.mlps import InlineMlp, MlpLayout, infer_mlp_layout
 from runner_engine.decode.layouts.norms import NormLayout, infer_norm_layout
 from runner_engine.decode.layouts.parts import (
     ATTENTIONS,
     BODIES,
     EMBEDDINGS,
     FINAL_NORMS,
+    FUNCTIONS,
+    INNER_BODIES,
     LAYERS,
     LISTS,
     MLPS,
     PARALLEL,
-    PLACES,
+    POSITION_EMBEDDINGS,
     RESIDUAL_SCALES,
     ROTARY,
     WITHOUT_MLP,
@@ -60,6 +62,7 @@ class LayerLayout:
 
     attention: AttentionLayout | None
     mixer: MixerParts | None  # exactly one of these two
+    mixer_norms: tuple[NormLayout | None, ...]  # within the mixer
     beside: ParallelMixer | None  # what carries a state beside attention
     mlp: MlpLayout | None
     mixture: MixtureLayout | None  # experts in the place of an MLP, where C knows their parts
@@ -79,7 +82,7 @@ class ModelLayout:
     name_of_layers: str
     embedding: Any
     embedding_scale: float
-    positions: Any  # the table of what is added to a token by its position; None: there is none
+    positions: torch.Tensor | None  # [positions, hidden]: added to a token by its position
     layers: list[LayerLayout]
     residual_scale: float  # of what each layer adds
     norm: NormLayout
@@ -88,7 +91,7 @@ class ModelLayout:
     logit_cap: float  # 0: none
     tables: list[RopeTable]
     rotation: Rotation | None  # that of all layers which rotate
-    query_scale: QueryScale | None  # that of all layers
+    query_scale: QueryScale | None  # that of all layers which scale queries
 
 
 def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
@@ -108,7 +111,7 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
 
 def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     (_, body), settings = find_first_child(model, BODIES), model.config.get_text_config()
-    body = getattr(body, "language_model", body)
+    body = next((getattr(body, name) for name in INNER_BODIES if hasattr(body, name)), body)
     final, norm = find_first_child(body, FINAL_NORMS)
     (of_embedding, embedding), (of_layers, blocks) = (
         find_first_child(body, EMBEDDINGS),
@@ -119,9 +122,9 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     ):
         raise NotFusable("the residual stream is in float32")
     body_layers = join_blocks_into_layers(blocks)
-    places = getattr(body, PLACES, None)
+    of_places = next((name for name in POSITION_EMBEDDINGS if hasattr(body, name)), "")
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
-    if others := computing_child_names(body) - {of_embedding, of_layers, of_rotary, final, PLACES}:
+    if others := computing_child_names(body) - {of_embedding, of_layers, of_rotary, final, of_places}:
         raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=kv_spec.dtype)
@@ -140,7 +143,7 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     rotations = {attention.rotation for attention in attending} - {None}
     if len(rotations) > 1:
         raise NotFusable("the layers use different RoPE rotations")
-    query_scales = {attention.query_scale for attention in attending}
+    query_scales = {attention.query_scale for attention in attending} - {None}
     if len(query_scales) > 1:
         raise NotFusable("the layers use different query scales")
     return ModelLayout(
@@ -148,11 +151,11 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         of_layers,
         embedding,
         _compute_embedding_scale(body, embedding, kv_spec.dtype),
-        places,
+        _get_position_embeddings(getattr(body, of_places)) if of_places else None,
         layers,
         scales.pop(),
         infer_norm_layout(norm, hidden, like),
-        model.lm_head,
+        model.get_output_embeddings(),
         _find_logit_scale(model, settings),
         float(getattr(settings, "final_logit_softcapping", None) or 0),
         tables,
@@ -194,7 +197,8 @@ def _infer_layer_layout(
     mixer = None if beside else mixer
     of_attention, attention = (of_mixer, None) if mixer else find_first_child(layer, ATTENTIONS)
     mlp = _find_feed_forward(layer)
-    others = computing_child_names(layer) - {of_mixer, of_attention, *MLPS} - IGNORED
+    of_mlp = computing_child_names(mlp) | {*FUNCTIONS} if isinstance(mlp, InlineMlp) else {*MLPS}
+    others = computing_child_names(layer) - {of_mixer, of_attention} - of_mlp - IGNORED
     names = _match_norm_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = hidden_states.shape[-1], hidden_states[0, :1]
     found = None
@@ -231,8 +235,17 @@ def _infer_layer_layout(
         )
     if beside and (of_c is None or getattr(layer, "residual_multiplier", 1.0) != 1):
         raise NotFusable("a layer has a mixer parallel to attention, but no supported MLP")
+    products = None if mixer is None else mixer.products
+    mixer_norms = (
+        ()
+        if products is None
+        else tuple(
+            None if norm is None else infer_norm_layout(norm, width, like)
+            for norm, width in zip(products.norms, (products.rank, *[products.scan.size] * 2), strict=True)
+        )
+    )
     return LayerLayout(
-        found, mixer, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
+        found, mixer, mixer_norms, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
     )
 
 
@@ -243,6 +256,8 @@ def _find_feed_forward(layer: nn.Module) -> Any:
     """
     if isinstance(layer, JoinedLayer) and not layer.has_mlp:
         return None
+    if inline := InlineMlp.find(layer):
+        return inline
     name, mlp = find_first_child(layer, MLPS)
     beside = computing_child_names(layer) & set(MLPS) - {name}
     return MixtureAndMlp(mlp, *(getattr(layer, other) for other in beside)) if beside else mlp
@@ -281,6 +296,12 @@ def _match_norm_names(layer: nn.Module, norm_names: set[str]) -> LayerNames:
 
 def _get_residual_scale(layer: Any) -> float:
     return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
+
+
+def _get_position_embeddings(module: Any) -> torch.Tensor:
+    """Return the table of learned position embeddings, from position 0 on."""
+    weight: torch.Tensor = module.weight[getattr(module, "offset", 0) :]
+    return weight
 
 
 def _compute_embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:

@@ -57,10 +57,12 @@ LAYERS = (
     ),
     LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
     LayerNames("input_layernorm", is_parallel=True),
+    LayerNames("ln_attn", "", "ln_mlp", is_parallel=True),
     LayerNames("ln_1", "", "ln_2"),
+    LayerNames("self_attn_layer_norm", "", "final_layer_norm"),
 )
 PARALLEL = ("use_parallel_residual",)  # attributes of a layer whose MLP does not wait for attention
-ATTENTIONS = ("self_attn", "attention", "attn")
+ATTENTIONS = ("self_attn", "attention", "attn", "self_attention")
 MLPS = ("mlp", "feed_forward", "block_sparse_moe", "moe", "shared_mlp")
 
 
@@ -118,7 +120,12 @@ OF_MLP = (
     ProjectionNames(("c_fc",), "c_proj"),
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
-HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("query_layernorm", "key_layernorm"))
+HEAD_NORMS = (
+    ("q_norm", "k_norm"),
+    ("q_layernorm", "k_layernorm"),
+    ("query_layernorm", "key_layernorm"),
+    ("qk_norm", "qk_norm"),
+)
 SCALES_OF_MLP = ("gate_multiplier", "down_multiplier")
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
 FINAL_NORMS = (
@@ -129,10 +136,16 @@ FINAL_NORMS = (
     "embedding_norm",
     "ln_f",
     "norm_f",
+    "layer_norm",
 )
-BODIES = ("model", "transformer", "backbone", "gpt_neox")  # of a whole model, beside its head
-# of tokens; what their places add
-EMBEDDINGS, PLACES = (("embed_tokens", "wte", "embeddings", "embed_in"), "wpe")
+# of a whole model, next to its head; a module in the body that has the layers
+BODIES, INNER_BODIES = (
+    ("model", "transformer", "backbone", "gpt_neox", "biogpt"),
+    ("language_model", "decoder"),
+)
+# of tokens; what their positions add
+EMBEDDINGS = ("embed_tokens", "wte", "embeddings", "embed_in", "word_embeddings")
+POSITION_EMBEDDINGS = ("wpe", "embed_positions")
 # attributes of a layer: of what it adds
 RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")

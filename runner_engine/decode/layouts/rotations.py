@@ -116,7 +116,8 @@ def find_rope_rotation(
     if least <= NEAR or angles is None:
         return best, least
     wide = angles.cos.shape[-1]
-    for of_table in ANGLES:
+    # a complex table has one number for each pair
+    for of_table in ("all",) if angles.are_complex else ANGLES:
         for points in RopePoints:
             choice = Rotation(2 * wide if of_table == "all" else wide, points, of_table)
             if choice.rotated > projected[0].shape[-1] or choice.rotated % 2:

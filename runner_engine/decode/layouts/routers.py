@@ -90,6 +90,7 @@ def infer_router_layout(router: nn.Module, block: nn.Module) -> RouterLayout:
     if len(added) > 1 or any(some.numel() != experts for some in added.values()):
         raise NotFusable(f"the router has unsupported parameters: {', '.join(sorted(added))}")
     trial = copy.deepcopy(router).float()
+    vars(trial).pop("forward", None)  # a replaced one computes with the router's own weights
     random = torch.Generator().manual_seed(0)
     rows = torch.randn(TRIED, hidden, generator=random, dtype=torch.float32)
     # what is added, in the trial
@@ -140,6 +141,8 @@ def parse_expert_weights_and_indices(output: Any, num_tokens: int) -> tuple[torc
         for some in tensors
         if not some.is_floating_point() and some.dim() == 2 and len(some) == num_tokens
     ]
+    if not numbers and (scores := _find_scores_of_chosen(tensors, num_tokens)) is not None:
+        return scores
     if len(numbers) != 1:
         raise NotFusable("the router does not return the indices of the chosen experts")
     [index] = numbers
@@ -147,6 +150,19 @@ def parse_expert_weights_and_indices(output: Any, num_tokens: int) -> tuple[torc
     if not weights:
         raise NotFusable("the router does not return the weights of the chosen experts")
     return weights[-1], index
+
+
+def _find_scores_of_chosen(
+    tensors: list[torch.Tensor], num_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return weights and indices from scores [tokens, experts] that are 0 for experts outside the top k."""
+    for scores in tensors:
+        if scores.is_floating_point() and scores.dim() == 2 and len(scores) == num_tokens:
+            counts = (scores != 0).sum(-1)
+            if 0 < int(counts.max()) < scores.shape[1] and bool((counts == counts[0]).all()):
+                weights, index = scores.topk(int(counts[0]))
+                return weights, index
+    return None
 
 
 def _iter_candidate_router_formulas(

@@ -118,6 +118,18 @@ class ExpertLayer:
         )
         return result.view(hidden.shape)
 
+    def multiply_sorted_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the experts' outputs for rows [experts * tokens, hidden] in the order of the experts.
+
+        A row of zeros belongs to a token that did not choose the expert. Its output is zero.
+        """
+        rows = hidden.view(-1, self.set.hidden)
+        (places,) = rows.any(dim=-1).nonzero(as_tuple=True)
+        numbers = places // (len(rows) // self.set.experts)
+        results = torch.zeros_like(rows)
+        results[places] = self(rows[places], numbers[:, None], rows.new_ones((len(places), 1)))
+        return results
+
     def compute_workspace_nbytes(self, num_activations: int) -> int:
         """Return the workspace bytes of a forward pass with `num_activations` token-expert pairs."""
         of = self.set

@@ -58,6 +58,7 @@ class ExpertSource(Protocol):
     experts: int
     hidden: int
     dtype: torch.dtype
+    form: ExpertFormat
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
         """Convert the experts to the format of the C kernels.
@@ -145,6 +146,10 @@ class _FusedExperts:
 
     def _apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
         family: Any = self.module
+        if self.form.takes_sorted_rows:  # a family of before there was a name for its gate
+            gate, up = inner
+            gated: torch.Tensor = family.act_fn(gate) * up
+            return gated
         result: torch.Tensor = (
             family._apply_gate(join_gate_and_up(self.form, *inner))
             if self.form.has_gate
@@ -182,7 +187,7 @@ class _SeparateExpertSource:
 
     def __init__(self, module: SeparateExperts, dtype: torch.dtype) -> None:
         _check_expert_format(module.form)
-        self.module, self.experts = module, module.num_experts
+        self.module, self.experts, self.form = module, module.num_experts, module.form
         self.layers: list[Any] = [
             module.get_expert(number).get_submodule(matrix)
             for number in range(module.num_experts)
@@ -192,7 +197,7 @@ class _SeparateExpertSource:
         self.dtype = dtype
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        form = self.module.form
+        form = self.form
         formula = _require_gate_formula(self.module.apply_gate, self.module._family[0], form)
         weights = [self._get_layer_weights(layer, context) for layer in self.layers]
         kernels, workspace = context.kernels, context.workspace
@@ -209,8 +214,6 @@ class _SeparateExpertSource:
 def _check_expert_format(expert_format: ExpertFormat) -> None:
     if expert_format.has_post_norm:
         raise UnsupportedExperts(note("norm_after_expert"))
-    if expert_format.takes_sorted_rows:
-        raise UnsupportedExperts(note("experts_get_all_rows"))
 
 
 def _require_gate_formula(

@@ -18,6 +18,7 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
+from runner_engine.experts import takes_sorted_rows
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.backend_choice import read_forced_backend
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
@@ -67,7 +68,10 @@ class GroupedExperts:
                 found.notes += [] if slow in found.notes else [slow]
                 continue
             if layer is not None:
-                module.forward = _build_expert_forward(module, layer)
+                is_sorted = takes_sorted_rows(module)
+                module.forward = (
+                    layer.multiply_sorted_rows if is_sorted else _build_expert_forward(module, layer)
+                )
                 found.layers[module] = layer
         return found
 
@@ -125,6 +129,7 @@ class _ExpertTrial:
     rows: torch.Tensor
     index: torch.Tensor
     weights: torch.Tensor
+    num_sorted_experts: int  # 0 for experts that get the index
 
     @classmethod
     def create_for_experts(cls, source: ExpertSource) -> _ExpertTrial:
@@ -133,15 +138,25 @@ class _ExpertTrial:
         rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
         index = torch.stack([torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)])
         weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
-        return cls(rows, index, weights)
+        return cls(rows, index, weights, experts if source.form.takes_sorted_rows else 0)
 
     def compute_original_output(self, module: nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            result: torch.Tensor = module(self.rows, self.index, self.weights)
+            result: torch.Tensor = module(*self._inputs)
         return result
 
+    @property
+    def _inputs(self) -> tuple[torch.Tensor, ...]:
+        """The arguments of the experts' `forward`."""
+        if not self.num_sorted_experts:
+            return self.rows, self.index, self.weights
+        scores = self.weights.new_zeros(len(self.rows), self.num_sorted_experts)
+        scores.scatter_(1, self.index, self.weights)
+        return ((scores.T[..., None] * self.rows).flatten(0, 1),)
+
     def find_output_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
-        found, expected_output = layer(self.rows, self.index, self.weights).float(), expected_output.float()
+        compute = layer.multiply_sorted_rows if self.num_sorted_experts else layer
+        found, expected_output = compute(*self._inputs).float(), expected_output.float()
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]
         return None if is_right else note("results_off", off=off)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from runner_engine.kernels.state_structures import MixerKind
 from runner_engine.recurrent import compiled_layers
 from runner_engine.recurrent.compiled_layers import is_silu
 from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
+from runner_engine.recurrent.mixer_parts import ChannelProducts, MixerParts
 from runner_engine.recurrent.scans import scan_channels
 
 
@@ -44,6 +46,24 @@ class Mamba(Mixer):
         """Negative decay rates [N, C]. Each token's time step multiplies these rates."""
         logarithm: Tensor = self.module.A_log.detach().float().reshape(self.channels, self.size)
         return -logarithm.exp().T.contiguous()
+
+    @property
+    def mixer_parts(self) -> MixerParts | None:
+        module, convolution, recurrence = self.module, self.convolution, self.recurrence
+        if convolution is None or recurrence is None:
+            return None
+        dt, keys, queries = (getattr(module, f"{name}_layernorm", None) for name in ("dt", "b", "c"))
+        products = ChannelProducts(
+            module.x_proj, module.dt_proj, (dt, keys, queries), module.time_step_rank, recurrence.structure
+        )
+        return MixerParts(
+            MixerKind.channels_mixer,
+            (module.in_proj,),
+            module.out_proj,
+            {"conv": convolution.layer.address},
+            kept=(convolution, recurrence),
+            products=products,
+        )
 
     def forward(self, hidden_states: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         module = self.module
@@ -89,6 +109,10 @@ class Mamba(Mixer):
 
 class HeadedMamba(Mamba):
     """Zamba's Mamba layer, in which each group of channels has separate projections."""
+
+    @property
+    def mixer_parts(self) -> None:
+        """None: the fused pass has no matmuls of single groups of channels."""
 
     def _project_input(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         mixed, gate = self.module.in_proj(hidden_states).unflatten(-1, (-1, 2)).unbind(-1)

@@ -23,16 +23,16 @@ pytestmark = pytest.mark.skipif(
     native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
 DENSE = [
-    "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "fuyu", "gemma", "gemma2",
+    "arcee", "biogpt", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "falcon", "fuyu", "gemma", "gemma2",
     "gemma3", "gemma3_text", "glm", "glm4", "got_ocr2", "gpt-sw3", "gpt2", "gpt_bigcode",
     "gpt_neox", "granite", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "jais2",
     "llama", "ministral", "ministral3", "mistral", "moss_transcribe_diarize", "nemotron",
-    "olmo", "olmo2", "olmo3", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss",
+    "olmo", "olmo2", "olmo3", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss",
     "smollm3", "stablelm", "starcoder2", "vaultgemma",
 ]  # fmt: skip
 MIXTURES = [
     "aria_text", "exaone_moe", "flex_olmo", "glm4_moe", "gpt_oss", "granitemoe",
-    "granitemoeshared", "hy_v3", "mellum", "minimax_m2", "mixtral", "olmoe", "qwen2_moe",
+    "granitemoeshared", "hy_v3", "llama4_text", "mellum", "minimax_m2", "mixtral", "olmoe", "qwen2_moe",
     "qwen3_moe", "solar_open",
 ]  # fmt: skip
 # hybrids are in tests/engine/recurrent

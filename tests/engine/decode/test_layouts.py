@@ -69,7 +69,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phimoe": {},  # a router that C does not know: its own module computes its experts
     "gpt2": {},  # places in a table, matrices the other way round
     "apertus": {},  # a function that C does not know
+    "opt": {},  # an MLP in the layer itself, positions from the third row on, queries scaled before attention
+    "biogpt": {},
+    "falcon": {},  # attention by an adapter; one head of keys
+    "llama4_text": {"no_rope_layers": [1, 0]},  # complex rotation, a norm behind it, queries scaled by position
 }  # fmt: skip
+# other forms of a family
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    ("falcon", {"multi_query": False, "parallel_attn": False}),
+    ("stablelm", {"use_parallel_residual": True}),
+]
 
 
 @pytest.fixture
@@ -93,6 +103,15 @@ def test_its_logits_are_those_of_the_model(
 ) -> None:
     """Rows of all kinds, some longer than a window of 16."""
     check_logits(engine_of(family, dtype), dtype)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", list(OFF))
+@pytest.mark.parametrize(("family", "keys"), FORMS)
+def test_logits_of_another_form_are_those_of_the_model(
+    family: str, keys: dict[str, Any], dtype: Dtype, engine_of: Callable[..., LocalEngine]
+) -> None:
+    check_logits(engine_of(family, dtype, **keys), dtype)
 
 
 @pytest.mark.thorough
@@ -134,6 +153,12 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
     return change
 
 
+def _scaled_outputs(fused: FusedForward) -> None:
+    """Scale what experts give, and not what they read."""
+    for mixture in fused.weights.mixtures.of_layer.values():
+        mixture.scales_inputs = 0
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
@@ -154,6 +179,13 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
         ("starcoder2", _with(activation=int(Activation.relu))),
         ("gpt_oss", _with(sinks=None)),
         ("gpt2", _with(position_embedding=None)),
+        ("opt", _with(position_embedding=None)),
+        ("opt", _with(scale=1.0)),
+        ("falcon", _with(is_parallel=0)),
+        ("llama4_text", _with(scales_queries=0)),
+        ("llama4_text", _with(points=0)),
+        ("llama4_text", _scaled_outputs),
+        ("llama4_text", _without("norm_q", "norm_k")),
     ],
 )
 def test_what_is_wrong_shows_in_the_logits(

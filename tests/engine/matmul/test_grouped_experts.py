@@ -23,7 +23,6 @@ from runner_engine.matmul import GroupedExperts, QuantizedLayers
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, PlainExpertWeights
 from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_c_formula_for_gate
 
-FAMILIES = [family for family in MIXTURES if family != "llama4"]  # whose experts all get all rows
 NEAR = {torch.float32: 1e-5, torch.bfloat16: 0.1}  # of the logits' spread
 IDS = torch.arange(1, 41)[None]
 
@@ -53,7 +52,7 @@ def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MIXTURES)
 def test_logits_are_the_models_own(family: str, dtype: torch.dtype) -> None:
     """And its parameters are afterwards what they were, bit for bit."""
     model = mixture(family).to(dtype)

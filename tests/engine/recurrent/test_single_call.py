@@ -21,7 +21,7 @@ from runner_engine.decode.passes import TokenSpan
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native
-from runner_engine.kernels.c_interface import FusedTokens, ParallelMixer
+from runner_engine.kernels.c_interface import ChannelsMixer, FusedTokens, ParallelMixer
 from runner_engine.kernels.state_structures import DeltaLayer, FusedMixer, HeadsLayer
 from runner_engine.kv_cache import create_kv_store
 from runner_engine.local.engine import LocalEngine
@@ -128,6 +128,28 @@ def _faster_decay(fused: FusedForward) -> None:
         numbers[:] = [2 * number for number in numbers]
 
 
+def _other_channels(change: Callable[[ChannelsMixer], None]) -> Callable[[FusedForward], None]:
+    """Return a change of each Mamba layer."""
+
+    def change_all(fused: FusedForward) -> None:
+        for mixer in _mixers(fused):
+            change(ChannelsMixer.from_address(mixer.channels))
+
+    return change_all
+
+
+def _double_channel_decay(mixer: ChannelsMixer) -> None:
+    numbers = (ctypes.c_float * (mixer.scan.size * mixer.scan.channels)).from_address(mixer.scan.decay)
+    numbers[:] = [2 * number for number in numbers]
+
+
+def _remove_norm(index: int) -> Callable[[ChannelsMixer], None]:
+    def change(mixer: ChannelsMixer) -> None:
+        mixer.norms[index].weight = None
+
+    return change
+
+
 def _in_another_order(fused: FusedForward) -> None:
     for mixer in _mixers(fused):
         mixer.by_key_heads = 0
@@ -170,6 +192,9 @@ def _not_rotated(fused: FusedForward) -> None:
         ("nemotron_h", _faster_decay),
         ("nemotron_h", _one_state),
         ("mamba2 of one format", _faster_decay),
+        ("jamba", _other_channels(_double_channel_decay)),
+        *(("jamba", _other_channels(_remove_norm(index))) for index in range(3)),
+        ("mamba of one format", _one_state),
         ("falcon_h1", _faster_decay),
         ("falcon_h1", _columns_alike),
         *(("falcon_h1", _alike(name)) for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")),
@@ -220,9 +245,9 @@ def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
 
 
 def test_what_c_does_not_know_of_a_layer_is_named(engine_of: Callable[..., LocalEngine]) -> None:
-    loaded, heads, fused = with_fast_kernels(engine_of("jamba"))
+    loaded, heads, fused = with_fast_kernels(engine_of("recurrent_gemma"))
     assert fused is None
     kernels = native.load_kernels()
     assert kernels is not None
-    with pytest.raises(NotFusable, match="do not support JambaMambaMixer$"):
+    with pytest.raises(NotFusable, match="do not support RecurrentGemmaRecurrentBlock$"):
         FusedForward(loaded.model, heads, 64, kernels, {})
