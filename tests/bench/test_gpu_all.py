@@ -111,7 +111,7 @@ def test_a_killed_run_continues_with_the_step_that_was_killed(settings: RunSetti
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    wait_for(lambda: not Path(f"/proc/{step_pid}").exists())
+    wait_for(lambda: has_ended(step_pid))
     before = stored(settings)
     assert [one.step for one in before] == ["first"]
     (folder / "go").touch()
@@ -185,6 +185,14 @@ def test_the_dry_run_takes_every_step_and_none_fails(tmp_path: Path) -> None:
 
 def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended. Its parent may not have read its exit status yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@
 #include "matrices.h"
 #include "checks.h"
 #include "recurrent_structs.h"
+#include "norm_structs.h"
 #include "mixer_structs.h"
 #include "adapter_structs.h"
 #include "fused_structs.h"
