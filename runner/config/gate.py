@@ -22,8 +22,9 @@ def drop_with_policy(value: str | None, policy: Any) -> str | None:
 
 
 def resolve_early_stop_key(key: str, *, _parent_: Any, _root_: Any) -> Any:
-    """Resolve `${early_stop_from_gate:KEY}` to a key of the gate. With a policy, or if the task's questions
-    are not independent, jobs answer all questions, and the value is null.
+    """Resolve `${early_stop_from_gate:KEY}` to a key of the gate.
+
+    With a policy, or if the questions are not independent, the value is null, and jobs answer all questions.
     """
     from omegaconf import OmegaConf  # jobs of other processes need no composition
 

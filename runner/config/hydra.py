@@ -27,7 +27,7 @@ from runner_base.fields import get_choice_name
 register_resolver("variable", get_variable, replace=True)
 register_resolver("battery_questions", plan_battery_questions, replace=True)  # conf/task/battery uses it
 register_resolver("without_policy", drop_with_policy, replace=True)  # conf/task uses it
-register_resolver("early_stop_from_gate", resolve_early_stop_key, replace=True)  # so do conf/task of options
+register_resolver("early_stop_from_gate", resolve_early_stop_key, replace=True)  # conf/task of options use it
 register_resolver("data_set", data_sets.resolve_data_set_key, replace=True)  # conf/task uses it
 
 
