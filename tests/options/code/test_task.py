@@ -124,7 +124,7 @@ def test_a_next_start_keeps_answers_and_runs_no_program_again(make_config: Make,
     answers: dict[int, Reply] = {n: (write_answer(PROBLEMS[n], n != 1), STOP) for n in range(3)}
     config = make_job(make_config, limit=3)
     first = work(code, config, recorder, Scripted(answers))
-    engine = Scripted({})
+    engine: Any = Scripted({})
     judge = CodeJudge(dict(enumerate(PROBLEMS[:3])), 1, Sandbox())
     assert [judge.rejection_reason(sample) for sample in recorder.samples.values()] == [None] * 3
     assert judge._started == {}
@@ -256,7 +256,7 @@ def test_a_job_stops_by_the_order_of_the_problems_and_not_of_the_programs(
     assert base.result.metrics["accuracy"] == 1
     solved = [number in (1, 3, 4) for number in range(30)]
     config = make_config(task=CodeConfig(data=data, early_stop_vs=base.job_id), **limited)
-    engine = Scripted({number: (right if it else wrong, STOP) for number, it in enumerate(solved)})
+    engine: Any = Scripted({number: (right if it else wrong, STOP) for number, it in enumerate(solved)})
     inputs = code.prepare(config)
     result = code.run(inputs, TaskContext(recorder, resolve_job(config), engine))
     stop = find_stop((it, True) for it in solved)
@@ -289,9 +289,10 @@ def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], 
 
 
 def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
-    for keys in ({"samples": 2}, {"repeat_index": 1}):
-        with raises(ConfigError, "conflict", f"task.{next(iter(keys))}"):
-            CodeConfig(early_stop_vs="lora=none", **keys)
+    with raises(ConfigError, "conflict", "task.samples"):
+        CodeConfig(early_stop_vs="lora=none", samples=2)
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        CodeConfig(early_stop_vs="lora=none", repeat_index=1)
     with raises(ConfigError, "no_effect", "task.early_stop_margin"):
         CodeConfig(early_stop_margin=2)
 

@@ -104,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any]:
 @pytest.mark.thorough
 def test_scored_choices_stop_where_the_verdicts_decide(runner: Run, tmp_path: Path) -> None:
     """The embedded model: quantization changes little, so that a large margin is decided soon."""
-    words = ("task=multiple_choice", "task.limit=60", "print=json", "tracking=none")
+    words: tuple[str, ...] = ("task=multiple_choice", "task.limit=60", "print=json", "tracking=none")
     whole = {name: runner(f"quantization={name}", *words) for name in ("none", "int8")}
     own, base = ([sample.solved for sample in samples_of(whole[name])] for name in ("int8", "none"))
     stop = find_stop(zip(own, base, strict=True), margin=0.4)
@@ -123,7 +123,12 @@ def test_questions_in_blocks_of_subjects_need_a_shuffle(runner: Run, tmp_path: P
     rows = [{"question": f"{number}?", "choices": ["x", "y"], "answer": 0, "subject": f"s{number // 20}"}
             for number in range(60)]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    words = ("model=stub", "task=multiple_choice", "task.scoring=generation", f"task.data={tmp_path}/a.jsonl")
+    words: tuple[str, ...] = (
+        "model=stub",
+        "task=multiple_choice",
+        "task.scoring=generation",
+        f"task.data={tmp_path}/a.jsonl",
+    )
     words += ("task.format=mmlu", f"model.answer='{SAID_A}','{SAID_B}'", f"gate.baseline=\"model.answer='{SAID_A}'\"", "gate.margin=5",
               "print=json", "tracking=none")  # fmt: skip
     refused = runner("-m", *words)
@@ -151,9 +156,10 @@ def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], 
 
 
 def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
-    for keys in ({"cluster": ClusterKey.subject}, {"repeat_index": 1}):
-        with raises(ConfigError, "conflict", f"task.{next(iter(keys))}"):
-            MultipleChoiceConfig(early_stop_vs="lora=none", **keys)
+    with raises(ConfigError, "conflict", "task.cluster"):
+        MultipleChoiceConfig(early_stop_vs="lora=none", cluster=ClusterKey.subject)
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        MultipleChoiceConfig(early_stop_vs="lora=none", repeat_index=1)
 
 
 @pytest.mark.thorough
