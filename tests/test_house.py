@@ -339,7 +339,7 @@ def test_long_files_have_a_reason() -> None:
 
 
 # the contract, and helpers that are no tasks
-SHARED_BY_TASKS = {"answer_collection", "base", "chat_prompts", "collecting", "context_length"}
+SHARED_BY_TASKS = {"answer_collection", "base", "chat_prompts", "collecting", "context_length", "early_stop"}
 SHARED_BY_TASKS |= {"named_adapters", "named_job", "recorded_answers", "rendered_prompts"}
 
 

@@ -24,7 +24,7 @@ from early_stop_null import BETS
 from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagreement
 
 from runner.records.jobs import Job
-from runner.tasks.gsm8k.early_stop import EarlyStop
+from runner.tasks.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics import Finding, McNemarTest, SequentialTest, Test, decide_comparisons
 from runner_compare.statistics.sequential import Side

@@ -21,6 +21,18 @@ def drop_with_policy(value: str | None, policy: Any) -> str | None:
     return value if policy is None else None
 
 
+def resolve_early_stop_key(key: str, *, _parent_: Any, _root_: Any) -> Any:
+    """Resolve `${early_stop_from_gate:KEY}` to a key of the gate.
+
+    With a policy, or if the questions are not independent, the value is null, and jobs answer all questions.
+    """
+    from omegaconf import OmegaConf  # jobs of other processes need no composition
+
+    schema: Any = OmegaConf.get_type(_parent_)
+    is_possible = all(_parent_[name] == value for name, value in schema.early_stop_needs.items())
+    return drop_with_policy(_root_.gate[key], _root_.gate.policy) if is_possible else None
+
+
 @dataclass
 class GateConfig:
     """Config of the gate: a null baseline means no gate.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
 
 from runner.config.extractors import Extractor, GoldKind
 from runner.config.task import QUESTION_TOKENS, RequestedCompletions, TaskConfig
@@ -24,9 +23,6 @@ MAX_SAMPLES = 10_000  # answers to one question, which decode together
 @dataclass
 class QuestionsConfig(TaskConfig):
     """Config keys shared by the tasks that use a data set's questions."""
-
-    # the key that says how many comparisons share 5 %; if it is null, a grid counts
-    comparisons_key: ClassVar[str] = ""
 
     data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, a JSONL file or a data set id"))
     subset: str | None = config_field(
@@ -58,11 +54,6 @@ class QuestionsConfig(TaskConfig):
     @property
     def questions_config(self) -> QuestionsConfig:
         return self
-
-    @property
-    def baseline_name(self) -> str | None:
-        """Name of the baseline job for early stopping. None if the job is not compared."""
-        return None
 
     @property
     def without_auto_repeats(self) -> QuestionsConfig:

@@ -78,6 +78,8 @@ class TaskConfig:
         TYPICAL_PROMPT_TOKENS  # assumed while the prompts are not known yet
     )
     answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
+    # the key that says how many comparisons share 5 %; if it is null, a grid counts
+    comparisons_key: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         check_config_values("task", self)
@@ -97,6 +99,11 @@ class TaskConfig:
     @property
     def questions_config(self) -> Any:
         """This config if the task asks questions with gold answers, otherwise None."""
+        return None
+
+    @property
+    def baseline_name(self) -> str | None:
+        """Name of the baseline job for early stopping. None if the job is not compared."""
         return None
 
     @property

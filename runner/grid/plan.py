@@ -228,10 +228,9 @@ def divide_error_rate(plan: list[PlannedJob]) -> None:
     comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
     for number, planned in enumerate(plan):
         config = planned.config
-        task = config.task.questions_config if config is not None else None
-        if not planned.is_compared or config is None or task is None or planned.composed is None:
+        if not planned.is_compared or config is None or planned.composed is None:
             continue
-        key = task.comparisons_key
+        task, key = config.task, config.task.comparisons_key
         if getattr(task, key) is not None:
             continue  # the user has said how many there are, in this grid and others
         share = 1 if config.gate.each else comparisons

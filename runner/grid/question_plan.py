@@ -209,8 +209,7 @@ def _iterate_baseline_ids_and_labels(
     if config is None:
         return
     if planned.after:
-        task = config.task.questions_config
-        yield planned.after, (task is not None and task.baseline_name) or planned.after
+        yield planned.after, config.task.baseline_name or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in candidate_numbers:
             base = plan[other].config

@@ -1,6 +1,6 @@
 """Finds another job by its job id or by config overrides, and waits for its result.
 
-`task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides
+`task.reference` of likelihoods and `task.early_stop_vs` share it. Overrides
 are applied on top of the job's own config, so `quantization=none` is the same job without
 quantization, and `model.dtype=float32` the same model in another number format. If a job names
 itself, the result is None.

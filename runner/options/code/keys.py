@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from runner.config.early_stop import EarlyStopConfig
 from runner.config.questions import EMBEDDED, MAX_SAMPLES, SELECTS
 from runner.config.task import TaskConfig
 from runner_base import (
@@ -34,12 +36,13 @@ class CodePrompt(StrEnum):
 
 
 @dataclass
-class CodeConfig(TaskConfig):
+class CodeConfig(EarlyStopConfig):
     """Config of task=code: asks for Python functions, and runs them with tests in a sandbox."""
 
     module: ClassVar[str] = "runner.options.code.task"
     name: ClassVar[str] = "code"
     gives_verdicts: ClassVar[bool] = True
+    early_stop_needs: ClassVar[Mapping[str, Any]] = {"samples": 1, "repeat_index": 0}
     typical_prompt_tokens: ClassVar[int] = 180  # of a problem in most chat templates
     data: str = config_field(
         EMBEDDED, HASHED, not_blank("give embedded, a file in HumanEval's or MBPP's format, or a data set id")

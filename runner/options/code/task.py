@@ -15,6 +15,7 @@ from runner.render.notes import render_notes
 from runner.sandbox.render import describe_sandbox_protections
 from runner.sandbox.sandbox import Sandbox
 from runner.tasks import (
+    ComparedInputs,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -22,18 +23,20 @@ from runner.tasks import (
     RunnerConfig,
     RunningAccuracy,
     TaskContext,
-    TaskInputs,
     Uses,
     build_chat_prompt,
     build_random_id,
     collect_answers,
     context_length,
+    create_early_stop_policy,
     describe_dataset,
     get_model_kind,
+    make_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
 )
+from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
 from runner_base import ConfigError, Result
 from runner_base.notes import note
 from runner_compare import format_cut_off_message
@@ -45,10 +48,12 @@ USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 # Jobs that run the programs in another way, or ask more or fewer problems, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "task.limit", "task.timeout_s", "task.memory_mib"})
+# Jobs that are compared while they run send the same prompts, and run programs with the same limits.
+ALIKE = ("prompt", "instruction", "system", "timeout_s", "memory_mib")
 
 
 @dataclass
-class CodeInputs(TaskInputs):
+class CodeInputs(ComparedInputs):
     """Inputs of task=code: the task's config and the problems."""
 
     task: CodeConfig
@@ -70,7 +75,7 @@ def prepare(config: RunnerConfig) -> CodeInputs:
             code="empty",
         )
     sha256 = hash_problems(problems)
-    return CodeInputs(
+    inputs = CodeInputs(
         {"data": sha256},
         task,
         problems,
@@ -78,6 +83,8 @@ def prepare(config: RunnerConfig) -> CodeInputs:
         count=len(problems),
         data=describe_dataset(task.data, task.split, sha256),
     )
+    inputs.add_baseline(config, VERSION)
+    return inputs
 
 
 def run(inputs: CodeInputs, context: TaskContext) -> Result:
@@ -87,10 +94,13 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     sandbox = Sandbox(create_program_limits(task.timeout_s, task.memory_mib))
     # checked before the model is loaded: without a sandbox, no program is run
     protections, missing = describe_sandbox_protections(sandbox.detect_protections(), sandbox.limits)
+    questions = {number: (problem.prompt, problem.solution) for number, problem in enumerate(inputs.problems)}
+    early_stop = create_early_stop_policy(inputs, context, VERSION, questions, ALIKE)
     policies: list[Policy] = [
         PromptFacts(task.prompt.value, requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context),
+        *filter(None, [early_stop]),
     ]
     with CodeJudge(dict(enumerate(inputs.problems)), task.samples, sandbox) as judge:
         done = collect_answers(requests, context, judge, policies, unit="problems")
@@ -110,6 +120,8 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     if missing:
         notes.append(note("programs_not_sandboxed", "warning", missing=missing))
     result.notes = render_notes(notes)
+    if early_stop is not None:
+        early_stop.add_to_result(result)
     return result
 
 
@@ -130,12 +142,13 @@ def build_request(task: CodeConfig, number: int, problem: CodeProblem) -> Reques
     return Request(number, messages, n=task.samples, random_id=random_id)
 
 
-def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return a summary of the problems for plan=true."""
+def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:
+    """Return a summary of the problems and the baseline for plan=true."""
     task = inputs.task
-    return format_problem_summary(
+    summary = format_problem_summary(
         len(inputs.problems), task.timeout_s, task.memory_mib, count_parallel_programs()
     )
+    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:

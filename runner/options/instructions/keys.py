@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from runner.config.early_stop import EarlyStopConfig
 from runner.config.questions import EMBEDDED, SELECTS
-from runner.config.task import TaskConfig
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -31,12 +32,13 @@ class ClusterKey(StrEnum):
 
 
 @dataclass
-class InstructionsConfig(TaskConfig):
+class InstructionsConfig(EarlyStopConfig):
     """Config of task=instructions: tests whether answers follow verifiable instructions."""
 
     module: ClassVar[str] = "runner.options.instructions.task"
     name: ClassVar[str] = "instructions"
     gives_verdicts: ClassVar[bool] = True
+    early_stop_needs: ClassVar[Mapping[str, Any]] = {"cluster": ClusterKey.prompt, "repeat_index": 0}
     typical_prompt_tokens: ClassVar[int] = 90  # in most chat templates
     data: str = config_field(
         EMBEDDED, HASHED, not_blank("give embedded, a file in IFEval's format, or a data set id")

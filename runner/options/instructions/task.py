@@ -26,6 +26,7 @@ from runner.options.instructions.scores import (
 )
 from runner.render.notes import render_notes
 from runner.tasks import (
+    ComparedInputs,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -33,18 +34,20 @@ from runner.tasks import (
     RunnerConfig,
     RunningAccuracy,
     TaskContext,
-    TaskInputs,
     Uses,
     build_chat_prompt,
     build_random_id,
     collect_answers,
     context_length,
+    create_early_stop_policy,
     describe_dataset,
     get_model_kind,
+    make_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
 )
+from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
 from runner_base import ConfigError, Result, unknown_choice_message
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
@@ -56,10 +59,11 @@ FROM_LEDGER = True
 
 # Jobs that send more or fewer prompts, or judge by another version of langdetect, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", PACKAGE, "task.limit", "task.exclude_kinds"})
+ALIKE = ("system",)  # of jobs that are compared while they run
 
 
 @dataclass
-class InstructionsInputs(TaskInputs):
+class InstructionsInputs(ComparedInputs):
     """Inputs of task=instructions: the task's config, and the prompts that it selects."""
 
     task: InstructionsConfig
@@ -95,7 +99,7 @@ def prepare(config: RunnerConfig) -> InstructionsInputs:
         hashes[PACKAGE] = require_langdetect(",".join(needing))
     if task.cluster is ClusterKey.kind:
         hashes |= hash_cluster_names([prompt.instructions[0].kind for prompt in prompts])
-    return InstructionsInputs(
+    inputs = InstructionsInputs(
         hashes,
         task,
         prompts,
@@ -104,6 +108,8 @@ def prepare(config: RunnerConfig) -> InstructionsInputs:
         count=len(prompts),
         data=describe_dataset(task.data, task.split, hashes["data"]),
     )
+    inputs.add_baseline(config, VERSION)
+    return inputs
 
 
 def _load_prompts(task: InstructionsConfig) -> tuple[list[InstructionPrompt], int]:
@@ -137,10 +143,13 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     task, resolved = inputs.task, context.resolved
     requests = build_job_requests(inputs)
     judge = InstructionJudge(dict(enumerate(inputs.prompts)), task.cluster)
+    questions = {number: (prompt.prompt, prompt.gold) for number, prompt in enumerate(inputs.prompts)}
+    early_stop = create_early_stop_policy(inputs, context, VERSION, questions, ALIKE)
     policies: list[Policy] = [
         PromptFacts("chat", requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context),
+        *filter(None, [early_stop]),
     ]
     done = collect_answers(requests, context, judge, policies)
     checked = [
@@ -160,6 +169,8 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     notes = [*done.note_values, *filter(None, [format_cut_off_message(metrics, limit)])]
     notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
     result.notes = render_notes(notes)
+    if early_stop is not None:
+        early_stop.add_to_result(result)
     return result
 
 
@@ -178,10 +189,11 @@ def build_requests(task: InstructionsConfig, prompts: Sequence[InstructionPrompt
     ]
 
 
-def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return a summary of the prompts for plan=true."""
+def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
+    """Return a summary of the prompts and the baseline for plan=true."""
     kinds = [instruction.kind for prompt in inputs.prompts for instruction in prompt.instructions]
-    return format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
+    summary = format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
+    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from runner.config.early_stop import EarlyStopConfig
 from runner.config.questions import EMBEDDED, SELECTS
-from runner.config.task import TaskConfig
 from runner_base import (
     HASHED,
     UNLESS_DEFAULT,
@@ -50,12 +51,13 @@ class ClusterKey(StrEnum):
 
 
 @dataclass
-class MultipleChoiceConfig(TaskConfig):
+class MultipleChoiceConfig(EarlyStopConfig):
     """Config of task=multiple_choice: questions with given choices, scored by likelihood or by generation."""
 
     module: ClassVar[str] = "runner.options.multiple_choice.task"
     name: ClassVar[str] = "multiple_choice"
     gives_verdicts: ClassVar[bool] = True
+    early_stop_needs: ClassVar[Mapping[str, Any]] = {"cluster": ClusterKey.question, "repeat_index": 0}
     data: str = config_field(
         EMBEDDED, HASHED, not_blank("give embedded, a data set such as arc_easy, or a file of questions")
     )

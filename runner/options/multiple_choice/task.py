@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import fmean
 
 from runner.datasets.question_subsets import hash_cluster_names
@@ -28,6 +29,7 @@ from runner.options.multiple_choice.scores import (
 )
 from runner.render.notes import render_notes
 from runner.tasks import (
+    ComparedInputs,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -35,19 +37,21 @@ from runner.tasks import (
     RunnerConfig,
     RunningAccuracy,
     TaskContext,
-    TaskInputs,
     Uses,
     build_chat_prompt,
     build_random_id,
     collect_answers,
     context_length,
+    create_early_stop_policy,
     describe_dataset,
     get_model_kind,
+    make_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
 )
-from runner_base import Result
+from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
+from runner_base import Result, check_value
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Request, require_capabilities
@@ -58,10 +62,12 @@ FROM_LEDGER = True
 
 # Jobs that ask more or fewer questions, or decide by another metric, reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", "metric", "task.limit", "task.metric"})
+# Jobs that are compared while they run send the same prompts and choose by the same rule.
+ALIKE = ("scoring", "metric", "format", "shots", "shots_data", "instruction", "system")
 
 
 @dataclass
-class MultipleChoiceInputs(TaskInputs):
+class MultipleChoiceInputs(ComparedInputs):
     """Inputs of task=multiple_choice: the task's config, the questions, and the metric that decides."""
 
     task: MultipleChoiceConfig
@@ -86,7 +92,7 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
     metric = task.metric or loaded.form.metric
     if task.scoring is Scoring.likelihood:
         hashes["metric"] = metric.value
-    return MultipleChoiceInputs(
+    inputs = MultipleChoiceInputs(
         hashes,
         task,
         dict(enumerate(questions)),
@@ -95,6 +101,21 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
         count=len(questions),
         data=describe_dataset(loaded.data, loaded.split, hashes["data"]),
     )
+    inputs.add_baseline(config, VERSION)
+    if task.early_stop_vs is not None:
+        _check_subjects_are_mixed([question.subject for question in questions])
+    return inputs
+
+
+def _check_subjects_are_mixed(subjects: Sequence[str | None]) -> None:
+    """Raise ConfigError if each subject is one block, as in MMLU: a job would stop after the first subjects."""
+    num_blocks = sum(1 for _ in groupby(subjects))
+    is_sorted = 1 < num_blocks == len({*subjects}) < len(subjects)
+    need = (
+        "the questions are sorted by subject, and task.early_stop_vs stops after the first ones. "
+        "Set task.shuffle_seed=0, or omit task.early_stop_vs"
+    )
+    check_value(not is_sorted, "task.shuffle_seed", "null", need, code="conflict")
 
 
 def run(inputs: MultipleChoiceInputs, context: TaskContext) -> Result:
@@ -105,10 +126,13 @@ def run(inputs: MultipleChoiceInputs, context: TaskContext) -> Result:
     if task.scoring is Scoring.likelihood:
         judge = LikelihoodChoiceJudge(questions, task.cluster, inputs.metric)
         context = replace(context, engine=ChoiceScoringEngine(context.engine, questions))
+    asked = {number: (question.text, question.gold_letters) for number, question in questions.items()}
+    early_stop = create_early_stop_policy(inputs, context, VERSION, asked, ALIKE)
     policies: list[Policy] = [
         PromptFacts("chat" if task.uses_chat_template else "text", requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context),
+        *filter(None, [early_stop]),
     ]
     done = collect_answers(requests, context, judge, policies)
     scores = score_included_samples(done.samples)
@@ -124,6 +148,8 @@ def run(inputs: MultipleChoiceInputs, context: TaskContext) -> Result:
     notes = [*done.note_values, *filter(None, [format_cut_off_message(scores, limit)])]
     notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
     result.notes = render_notes(notes)
+    if early_stop is not None:
+        early_stop.add_to_result(result)
     return result
 
 
@@ -142,13 +168,14 @@ def _build_request(task: MultipleChoiceConfig, number: int, question: ChoiceQues
     )
 
 
-def preview(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return a summary of the questions for plan=true."""
+def preview(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
+    """Return a summary of the questions and the baseline for plan=true."""
     questions = [*inputs.questions.values()]
     subjects = {question.subject for question in questions}
     chance = fmean(question.chance for question in questions)
     by = "letter" if inputs.task.uses_chat_template else inputs.metric.value
-    return format_question_summary(len(questions), len(subjects), chance, by)
+    summary = format_question_summary(len(questions), len(subjects), chance, by)
+    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:

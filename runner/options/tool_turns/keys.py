@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from runner.config.early_stop import EarlyStopConfig
 from runner.config.questions import EMBEDDED
-from runner.config.task import TaskConfig
 from runner.tasks.tools.keys import AUTO, FORMS, OfferMethod
 from runner_base import (
     HASHED,
@@ -34,12 +35,13 @@ class ClusterKey(StrEnum):
 
 
 @dataclass
-class ToolTurnsConfig(TaskConfig):
+class ToolTurnsConfig(EarlyStopConfig):
     """Config of task=tool_turns: tests whether tool calls over several turns reach a goal state."""
 
     module: ClassVar[str] = "runner.options.tool_turns.task"
     name: ClassVar[str] = "tool_turns"
     gives_verdicts: ClassVar[bool] = True
+    early_stop_needs: ClassVar[Mapping[str, Any]] = {"cluster": ClusterKey.scenario, "repeat_index": 0}
     typical_prompt_tokens: ClassVar[int] = 600  # of the tools and a chat, in most chat templates
     data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, or a file of scenarios"))
     limit: int | None = config_field(TYPICAL_SCENARIOS, constraint=at_least(1, ", or null for all"))

@@ -18,6 +18,7 @@ from runner.options.tool_turns.scores import build_level_rows, compute_turn_metr
 from runner.options.tool_turns.session import ScenarioEngine
 from runner.render.notes import format_note, render_notes
 from runner.tasks import (
+    ComparedInputs,
     Policy,
     PromptFacts,
     RepeatOrder,
@@ -25,17 +26,19 @@ from runner.tasks import (
     RunnerConfig,
     RunningAccuracy,
     TaskContext,
-    TaskInputs,
     Uses,
     build_random_id,
     collect_answers,
     context_length,
+    create_early_stop_policy,
     describe_dataset,
     get_model_kind,
+    make_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
 )
+from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
 from runner.tasks.tools.keys import OfferMethod
 from runner.tasks.tools.offering import choose_tool_call_format, require_tool_support_in_template
 from runner_base import ConfigError, Result
@@ -48,10 +51,12 @@ FROM_LEDGER = True
 
 # Jobs that play more or fewer scenarios reuse the answers.
 IGNORED_FOR_REUSE = frozenset({"data", "clusters", "task.limit", "task.levels"})
+# Jobs that are compared while they run offer the tools in the same way.
+ALIKE = ("system", "max_turns", "tool_call_format", "tool_placement")
 
 
 @dataclass
-class ToolTurnsInputs(TaskInputs):
+class ToolTurnsInputs(ComparedInputs):
     """Inputs of task=tool_turns: the task's config and the scenarios."""
 
     task: ToolTurnsConfig
@@ -81,7 +86,7 @@ def prepare(config: RunnerConfig) -> ToolTurnsInputs:
     hashes = {"data": sha256}
     if task.cluster is ClusterKey.scenario:
         hashes |= hash_cluster_names([scenario.id for scenario in scenarios])
-    return ToolTurnsInputs(
+    inputs = ToolTurnsInputs(
         hashes,
         task,
         scenarios,
@@ -89,6 +94,8 @@ def prepare(config: RunnerConfig) -> ToolTurnsInputs:
         count=len(scenarios),
         data=describe_dataset(task.data, "", sha256),
     )
+    inputs.add_baseline(config, VERSION)
+    return inputs
 
 
 def _load_scenarios(task: ToolTurnsConfig) -> list[Scenario]:
@@ -114,10 +121,13 @@ def run(inputs: ToolTurnsInputs, context: TaskContext) -> Result:
     requests = build_requests(task, inputs.scenarios, chat_form)
     scenarios = dict(enumerate(inputs.scenarios))
     judge = ScenarioJudge(scenarios, chat_form, task.cluster)
+    questions = {number: (scenario.question, scenario.gold) for number, scenario in scenarios.items()}
+    early_stop = create_early_stop_policy(inputs, context, VERSION, questions, ALIKE)
     policies: list[Policy] = [
         PromptFacts("chat", requests[0]),
         RepeatOrder(task.repeat_index),
         RunningAccuracy(context, label="goals reached"),
+        *filter(None, [early_stop]),
     ]
     played = replace(context, engine=ScenarioEngine(context.engine, scenarios, chat_form))
     done = collect_answers(requests, played, judge, policies, unit="scenarios")
@@ -128,6 +138,8 @@ def run(inputs: ToolTurnsInputs, context: TaskContext) -> Result:
     add_tool_results(result, done.samples)
     result.tables[TURNS_BY_LEVEL] = build_level_rows(episodes)
     result.notes += render_notes(context_length.build_rope_notes_for_samples(resolved, done.samples))
+    if early_stop is not None:
+        early_stop.add_to_result(result)
     return result
 
 
@@ -150,12 +162,13 @@ def build_requests(
     ]
 
 
-def preview(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
-    """Return a summary of the scenarios for plan=true."""
+def preview(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:
+    """Return a summary of the scenarios and the baseline for plan=true."""
     scenarios = inputs.scenarios
     levels = {scenario.level for scenario in scenarios}
     environments = {scenario.environment_name for scenario in scenarios}
-    return format_scenario_summary(len(scenarios), len(levels), len(environments), inputs.task.max_turns)
+    summary = format_scenario_summary(len(scenarios), len(levels), len(environments), inputs.task.max_turns)
+    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:

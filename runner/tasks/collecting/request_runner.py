@@ -95,15 +95,16 @@ class RequestRunner:
             on_interrupt=self.save_unfinished_answers,
             answered_requests=[request for request in self.kept.requests if request.id not in to_come],
         )
-        self._record_judged(should_wait=True)
+        self._record_judged(max_waiting=0)
 
     def _handle_step(self) -> None:
-        self._record_judged(should_wait=False)
+        self._record_judged(max_waiting=len(self._being_judged))
         self.show_progress()
 
-    def _record_judged(self, should_wait: bool) -> None:
-        """Record the samples that a background judge has judged since the last call, or all."""
+    def _record_judged(self, max_waiting: int) -> None:
+        """Record the samples that a background judge has judged. Waits until at most `max_waiting` are left."""
         while self._being_judged:
+            should_wait = len(self._being_judged) > max_waiting
             ended, _ = wait(self._being_judged, None if should_wait else 0, FIRST_COMPLETED)
             if not ended:
                 break
@@ -132,6 +133,8 @@ class RequestRunner:
         sample = build_sample(*completions)
         if isinstance(self.judge, BackgroundJudge) and not sample.failed:
             self._being_judged.append(self.judge.start_judging(sample))
+            # a question is unfinished until its answer is judged
+            self._record_judged(self.policy.max_in_flight(self._ended))
             return self.enough is None
         return self._record_sample(self.judge(sample, *completions))
 
@@ -151,7 +154,7 @@ class RequestRunner:
 
     def save_unfinished_answers(self, unfinished: list[Completion]) -> str:
         """Save the unfinished answers after an interrupt. Returns a message about the saved answers."""
-        self._record_judged(should_wait=True)
+        self._record_judged(max_waiting=0)
         self.measuring.write_measurements()
         return self.partial.store_unfinished_answers(
             unfinished, self.engine, lambda name: name in self.recorder.done

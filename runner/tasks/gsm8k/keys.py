@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from runner.config.early_stop import EarlyStopConfig
 from runner.config.examples import ExamplesConfig
 from runner.config.extractors import OF_NUMBERS, Extractor, GoldKind
-from runner.config.questions import MAX_SAMPLES, OTHER_JOB, SELECTS, WORDS_FOR_A_JOB
+from runner.config.questions import MAX_SAMPLES, SELECTS
 from runner.config.task import RequestedCompletions, TaskConfig
 from runner.config.wording import PromptStyle
-from runner_base import (
-    UNLESS_DEFAULT,
-    NotInIdentity,
-    ValueConstraint,
-    at_least,
-    check_value,
-    config_field,
-    in_range,
-)
+from runner_base import UNLESS_DEFAULT, NotInIdentity, at_least, check_value, config_field, in_range
 from runner_base.fields import DefaultCountsAs
 from runner_base.plugins import check_plug_in_exists
 from runner_engine import GenerationConfig
 
-MARGIN = ValueConstraint(
-    lambda points: 0 < points < 100,
-    "give percentage points between 0 and 100, such as 2, or null for no margin",
-)
-OF_EARLY_STOP = NotInIdentity("the input hashes include this value if early stopping is used")
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least
 # MIN_QUESTIONS_CHECKED: fewer than five answers would show next to nothing, and a short job has no
@@ -41,7 +30,7 @@ FIXED_SHOTS = 5  # of task.prompt=lm_eval_5shot
 
 
 @dataclass
-class Gsm8kConfig(ExamplesConfig):
+class Gsm8kConfig(EarlyStopConfig, ExamplesConfig):
     """Config of task=gsm8k: generate answers to word problems, extract the number, compare it with the
     gold answer.
     """
@@ -49,7 +38,7 @@ class Gsm8kConfig(ExamplesConfig):
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
     gives_verdicts: ClassVar[bool] = True
-    comparisons_key: ClassVar[str] = "early_stop_comparisons"
+    early_stop_needs: ClassVar[Mapping[str, Any]] = {"cluster": None, "rotate": 1, "repeat_index": 0}
     extractor: Extractor = Extractor.strict
     scorer: str | None = config_field(None, UNLESS_DEFAULT)
     samples: int = config_field(1, constraint=in_range(1, MAX_SAMPLES))
@@ -58,11 +47,6 @@ class Gsm8kConfig(ExamplesConfig):
     # the check adds metrics and changes no answer
     check_invariance: int | str = config_field(AUTO, DefaultCountsAs(0))
     check_contamination: int = config_field(0, constraint=at_least(0))
-    early_stop_vs: str | None = config_field(None, OTHER_JOB, WORDS_FOR_A_JOB)
-    early_stop_margin: float | None = config_field(None, OF_EARLY_STOP, MARGIN)
-    early_stop_comparisons: int | None = config_field(
-        None, OF_EARLY_STOP, at_least(1, ", or null for the number of jobs in the grid")
-    )
     show_prompt: int = config_field(0, NotInIdentity("how many prompts are shown"), at_least(0))
 
     def __post_init__(self) -> None:
@@ -87,27 +71,11 @@ class Gsm8kConfig(ExamplesConfig):
                 need,
                 code="conflict",
             )
-        self._check_early_stop_keys()
-        need = "task.early_stop_vs needs independent questions. Omit this key or task.early_stop_vs"
-        check_value(
-            self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
-        )
         need = "task.check_contamination cannot change questions with rotated choices. Omit one of these keys"
         check_value(
             not self.check_contamination or self.rotate == 1,
             "task.rotate",
             self.rotate,
-            need,
-            code="conflict",
-        )
-        need = (
-            "repeats change the order of the questions, but task.early_stop_vs needs the "
-            "baseline's order. Omit task.repeat_index or task.early_stop_vs"
-        )
-        check_value(
-            self.early_stop_vs is None or not self.repeat_index,
-            "task.repeat_index",
-            self.repeat_index,
             need,
             code="conflict",
         )
@@ -162,10 +130,6 @@ class Gsm8kConfig(ExamplesConfig):
             check_value(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
 
     @property
-    def baseline_name(self) -> str | None:
-        return self.early_stop_vs
-
-    @property
     def without_auto_repeats(self) -> Gsm8kConfig:
         """Copy of this config that repeats no questions if check_invariance is auto."""
         return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
@@ -183,23 +147,6 @@ class Gsm8kConfig(ExamplesConfig):
     def verdict_sources(self) -> list[str]:
         """Names of the extractors, or of the scorer, that judge each answer."""
         return [self.judged_by] if self.gold_scorer else [each.value for each in OF_NUMBERS]
-
-    def _check_early_stop_keys(self) -> None:
-        """Raise ConfigError for keys of early stopping that have no effect or conflict."""
-        need = "no baseline is given. Give task.early_stop_vs, or omit this key"
-        for key in ("early_stop_margin", "early_stop_comparisons"):
-            value = getattr(self, key)
-            check_value(
-                value is None or self.early_stop_vs is not None, f"task.{key}", value, need, code="no_effect"
-            )
-        need = "task.early_stop_vs needs independent questions. Omit this key or task.early_stop_vs"
-        check_value(
-            self.early_stop_vs is None or self.cluster is None,
-            "task.cluster",
-            self.cluster,
-            need,
-            code="conflict",
-        )
 
     @property
     def uses_chat_template(self) -> bool:

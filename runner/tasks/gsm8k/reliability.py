@@ -88,8 +88,6 @@ def build_reliability_warnings(metrics: Mapping[str, float], facts: Mapping[str,
         warned.append(note("thinking_removed", "warning", answers=removed))
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(note("cut_off_thinking", "warning", answers=thinking))
-    if metrics.get("questions_left"):
-        warned.append(note("stopped_early", "warning", baseline=facts["early_stop_vs"]))
     return warned
 
 

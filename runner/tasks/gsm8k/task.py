@@ -28,6 +28,7 @@ from runner.records.unanswered_count import count_unanswered_questions
 from runner.render.notes import render_notes
 from runner.scorers import PACKAGE, load_scorer, require_math_verify_package, score_included_samples
 from runner.tasks import (
+    ComparedInputs,
     Item,
     Job,
     Policy,
@@ -36,28 +37,20 @@ from runner.tasks import (
     RunnerConfig,
     RunningAccuracy,
     TaskContext,
-    TaskInputs,
     Uses,
     add_prompt_facts,
     build_random_id,
     collect_answers,
     context_length,
+    create_early_stop_policy,
     describe_dataset,
     hash_questions,
     load_questions,
+    make_baseline_notes,
     render_prompts,
     typed_task_config,
 )
-from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
-from runner.tasks.gsm8k.early_stop import (
-    EarlyStop,
-    build_baseline_note,
-    build_comparison_hashes,
-    find_baseline_job,
-)
-from runner.tasks.gsm8k.early_stop import (
-    has_configured_baseline as has_configured_baseline,  # for the plan of a grid
-)
+from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import AUTO, Gsm8kConfig
 from runner.tasks.gsm8k.position_bias import TITLE as BY_POSITION
@@ -73,7 +66,6 @@ from runner.tasks.gsm8k.reliability import (
     count_changed_answers,
 )
 from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
-from runner.tasks.named_job import parse_named_overrides
 from runner_base import Result, Sample, check_value
 from runner_base.notes import note
 from runner_compare import format_cut_off_message, format_unextracted_answers_message
@@ -90,24 +82,25 @@ FROM_LEDGER = True
 # other's.
 OF_JUDGING = {"task.scorer", "task.scorer.package", PACKAGE}  # a reused text is judged anew
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "only", "without", "twins", "clusters", *OF_EARLY_STOP, *OF_JUDGING}
+    {"data", "only", "without", "twins", "clusters", *OF_JUDGING}
     | {"task.limit", "task.check_invariance", "task.check_contamination"}
 )
 # The extractor is ignored, too; it counts as the usual one, as it did for the jobs that earlier
 # versions have recorded.
 USUAL_FOR_REUSE = {EXTRACTOR: Extractor.strict}
+# Both jobs of a comparison must have these in common: what is asked, and how answers are scored.
+ALIKE = ("prompt", "template", "shots", "system", "instruction", "extractor")
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
 
 @dataclass
-class Gsm8kInputs(TaskInputs):
-    """Inputs of task=gsm8k: questions, worked examples, perturbed questions, and the baseline job."""
+class Gsm8kInputs(ComparedInputs):
+    """Inputs of task=gsm8k: questions, worked examples and perturbed questions."""
 
     task: Gsm8kConfig
     items: list[Item]
     shots: dict[int, list[Item]]  # by the number of the question
     twins: dict[int, Item]  # by the number of the question
-    baseline: Job | None  # that the job is compared with while it runs
 
 
 def prepare(config: RunnerConfig) -> Gsm8kInputs:
@@ -129,26 +122,19 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
             bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported"
         )
         hashes["twins"] = hash_questions(list(twins.values()))
-    baseline = find_baseline_job(config, VERSION, hashes)
-    if baseline is not None:
-        hashes |= build_comparison_hashes(task, baseline)
-    source = describe_dataset(task.data, task.split, hashes["data"])
-    after = baseline.job_id if baseline is not None else ""
-    return Gsm8kInputs(
+    inputs = Gsm8kInputs(
         hashes,
         task,
         items,
         dict(zip(list_question_numbers(items), shots, strict=True)),
         twins,
-        baseline,
-        data=source,
+        data=describe_dataset(task.data, task.split, hashes["data"]),
         ignored_for_reuse=IGNORED_FOR_REUSE,
         usual_for_reuse=USUAL_FOR_REUSE,
         count=len(items),
-        after=after,
-        is_compared=bool(after),
-        after_overrides=parse_named_overrides(task.early_stop_vs, task) if after else [],
     )
+    inputs.add_baseline(config, VERSION)
+    return inputs
 
 
 def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
@@ -161,11 +147,8 @@ def run(inputs: Gsm8kInputs, context: TaskContext) -> Result:
 def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     """Generate the missing answers, judge them, compute metrics and check the score's reliability."""
     task, items = inputs.task, index_questions_by_number(inputs.items)
-    early_stop = None
-    if inputs.baseline is not None:
-        early_stop = EarlyStop.from_finished_baseline(
-            inputs.baseline, context.config, VERSION, inputs.items, context.recorder.job
-        )
+    questions = {number: (item.question, item.gold) for number, item in items.items()}
+    early_stop = create_early_stop_policy(inputs, context, VERSION, questions, ALIKE)
     requests = build_question_requests(inputs, items)
     context_length.print_notes_early(context_length.build_rope_notes_for_requests(context.resolved, requests))
     again, judge = create_repeated_questions_policy(inputs, requests, context), Judge(task, items)
@@ -213,7 +196,9 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         )
         result.metrics |= finishing.metrics
         notes.append(finishing.make_token_limit_advice_note(limit, metrics.get("decode_tok_per_s")))
-    notes += [*build_reliability_warnings(metrics, facts), *build_uncompared_answer_notes(counted)]
+    notes += build_reliability_warnings(metrics, facts)
+    notes += early_stop.make_stop_notes() if early_stop is not None else []
+    notes += build_uncompared_answer_notes(counted)
     notes += context_length.build_rope_notes_for_samples(context.resolved, done.samples)
     for outcome in run_reliability_checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
@@ -227,7 +212,7 @@ def create_answer_collection_policies(
     inputs: Gsm8kInputs,
     requests: list[Request],
     context: TaskContext,
-    early_stop: EarlyStop | None,
+    early_stop: Policy | None,
     repeated_questions: RepeatedQuestions | None,
 ) -> list[Policy]:
     policies: list[Policy] = [
@@ -273,8 +258,7 @@ def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
     notes += context_length.build_rope_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
-    if inputs.baseline is not None:
-        notes.append(build_baseline_note(inputs.task, inputs.baseline, len(inputs.items)))
+    notes += make_baseline_notes(resolved.config, inputs)
     return "\n".join(render_notes(notes))
 
 

@@ -13,16 +13,22 @@ from interrupts import answers as recorded_answers
 from interrupts import kill_when
 from raising import raises
 from scripted import Reply, Scripted
+from stopping import POLICY, compose_gate_keys, find_stop, resume_killed_job
 from tasking import work
 from traced import traces_of
 
+from runner.config.model import StubConfig
+from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.options.code import task as code
 from runner.options.code.judging import OUTCOME, PROGRAM, CodeJudge
 from runner.options.code.keys import CodeConfig
 from runner.options.code.problems import CodeProblem, read_code_problems
 from runner.records.jobs import Job, Recorder
+from runner.run import run
 from runner.sandbox.sandbox import Sandbox
+from runner.tasks import early_stop
+from runner.tasks.base import TaskContext
 from runner_base.errors import ConfigError, RunRecordError
 from runner_base.result import FinishReason, Verdict
 from runner_engine.settings.generation import GenerationConfig
@@ -118,7 +124,7 @@ def test_a_next_start_keeps_answers_and_runs_no_program_again(make_config: Make,
     answers: dict[int, Reply] = {n: (write_answer(PROBLEMS[n], n != 1), STOP) for n in range(3)}
     config = make_job(make_config, limit=3)
     first = work(code, config, recorder, Scripted(answers))
-    engine = Scripted({})
+    engine: Any = Scripted({})
     judge = CodeJudge(dict(enumerate(PROBLEMS[:3])), 1, Sandbox())
     assert [judge.rejection_reason(sample) for sample in recorder.samples.values()] == [None] * 3
     assert judge._started == {}
@@ -231,6 +237,76 @@ def test_pass_at_k_is_compared_bounded_by_the_gate_and_logged(
         if it.name == "correct"
     ]
     assert correct == [0] * 45 + [1] * 15
+
+
+SQUARE_TESTS = "def check(candidate):\n    assert candidate(3) == 9\n"
+
+
+def test_a_job_stops_by_the_order_of_the_problems_and_not_of_the_programs(
+    make_config: Make, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine answers the last of twelve problems first, and the first programs end last."""
+    monkeypatch.setattr(early_stop, "MIN_AHEAD", 12)
+    sleep = "import time\ntime.sleep(0.3)\n"
+    tests = [sleep * (number < 2) + SQUARE_TESTS for number in range(30)]
+    data = write_problems(tmp_path / "data.jsonl", tests).partition("=")[2]
+    right, wrong = (f"```python\ndef f(x):\n    return {body}\n```" for body in ("x * x", "x + x"))
+    limited = {"generation": GenerationConfig(max_new_tokens=64)}
+    base = run(make_config(model=StubConfig(answer=right), task=CodeConfig(data=data), **limited))
+    assert base.result.metrics["accuracy"] == 1
+    solved = [number in (1, 3, 4) for number in range(30)]
+    config = make_config(task=CodeConfig(data=data, early_stop_vs=base.job_id), **limited)
+    engine: Any = Scripted({number: (right if it else wrong, STOP) for number, it in enumerate(solved)})
+    inputs = code.prepare(config)
+    result = code.run(inputs, TaskContext(recorder, resolve_job(config), engine))
+    stop = find_stop((it, True) for it in solved)
+    assert result.metrics["questions_asked"] == result.metrics["n"] == stop == 11
+    assert result.metrics["correct"] == 3
+    assert result.metrics["questions_left"] == 19
+    assert len(engine.asked) < 30, "answers that wait for their programs count as unfinished"
+    assert result.facts["early_stop_verdict"].startswith("worse after 11 of 30")
+    # the control: the same answers as the baseline's are no reason to stop
+    same = run(make_config(model=StubConfig(answer=right), task=CodeConfig(data=data, early_stop_vs=base.job_id), seed=1,
+                           **limited))  # fmt: skip
+    assert (same.result.metrics["n"], same.result.metrics["early_stop_p"]) == (30, 1)
+    assert same.result.facts["early_stop_verdict"].startswith("undecided")
+    with raises(ConfigError, "mismatch", "task.early_stop_vs"):  # the programs had other limits
+        run(make_config(model=StubConfig(answer=wrong), task=CodeConfig(data=data, timeout_s=5, early_stop_vs=base.job_id),
+                        **limited))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "is_on"),
+    [
+        ((), True),
+        ((POLICY,), False),
+        (("task.samples=2", "generation=sampling"), False),
+        (("task.repeat_index=1",), False),
+    ],
+)
+def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], is_on: bool) -> None:
+    assert compose_gate_keys("task=code", *words) == (("lora=none", 5) if is_on else (None, None))
+
+
+def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
+    with raises(ConfigError, "conflict", "task.samples"):
+        CodeConfig(early_stop_vs="lora=none", samples=2)
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        CodeConfig(early_stop_vs="lora=none", repeat_index=1)
+    with raises(ConfigError, "no_effect", "task.early_stop_margin"):
+        CodeConfig(early_stop_margin=2)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_killed_job_stops_at_the_same_problem(runner: Callable[..., Any], tmp_path: Path) -> None:
+    """All verdicts are losses. The first eight decide, whenever the job is killed."""
+    words = [*STUB, write_problems(tmp_path / "data.jsonl", [SQUARE_TESTS] * 12)]
+    base = runner(*words, answer_with("x * x")).json()
+    words += [answer_with("x + x"), f"task.early_stop_vs={base['job_id']}"]
+    resumed = resume_killed_job(runner, [*words, "model.delay_s=0.3"], base, 3)
+    names = ("n", "early_stop_losses", "questions_asked", "questions_left")
+    assert [resumed["metrics"][name] for name in names] == [8, 8, 8, 4]
 
 
 SLOW_TESTS = "import time\n\ndef check(candidate):\n    time.sleep(0.4)\n    assert candidate(2) == 4\n"

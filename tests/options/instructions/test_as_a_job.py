@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from interrupts import answers, kill_when
+from raising import raises
+from stopping import POLICY, compose_gate_keys, find_jobs, find_stop
 from traced import traces_of
 
 from runner.options.instructions.generated_prompts import generate_prompts
 from runner.options.instructions.judging import check_response
+from runner.options.instructions.keys import ClusterKey, InstructionsConfig
+from runner_base import ConfigError
 from runner_base.result import Sample
 
 pytestmark = pytest.mark.slow
@@ -54,6 +58,51 @@ def test_a_loss_is_shown_and_stops_the_gate(runner: Run) -> None:
     verdicts = {candidate["name"]: candidate["verdict"] for candidate in json.loads(gate.out)["candidates"]}
     assert verdicts == {f"model.answer={FEW}": "NO-GO", f"model.answer={ALIKE}": "GO"}
     assert gate.code == 1
+
+
+def test_each_candidate_stops_when_its_verdict_is_decided(runner: Run, tmp_path: Path) -> None:
+    """Two of three prompts ask for no comma. A candidate without commas is the control, and stops with GO."""
+    kinds = ["startend:quotation", "punctuation:no_comma", "punctuation:no_comma"] * 30
+    rows = [{"key": number, "prompt": f"Say {number}.", "instruction_id_list": [kind], "kwargs": [{}]}
+            for number, kind in enumerate(kinds)]  # fmt: skip
+    (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ("model=stub", "task=instructions", f"task.data={tmp_path}/prompts.jsonl", "task.limit=null",
+             "print=json", "tracking=none")  # fmt: skip
+    baseline = f"gate.baseline=\"model.answer='{MANY}'\""
+    done = runner("-m", *words, baseline, "gate.margin=10", f"model.answer='{MANY}','{FEW}','{ALIKE}'")
+    verdicts = {each["name"].partition("=")[2]: each["verdict"] for each in done.json()["candidates"]}
+    assert (done.code, verdicts) == (1, {FEW: "NO-GO", ALIKE: "GO"}), done.err
+    found = find_jobs(tmp_path, "model.answer")
+    solved = [kind == "punctuation:no_comma" for kind in kinds]
+    stops = {}
+    for answer, own in ((FEW, [False] * 90), (ALIKE, solved)):
+        stops[answer] = find_stop(zip(own, solved, strict=True), comparisons=2, margin=0.1)
+        metrics = found[answer]["metrics"]
+        assert metrics["questions_asked"] == metrics["n"] == stops[answer] < 90
+        assert metrics["questions_left"] == 90 - metrics["n"]
+        assert metrics["correct"] == sum(own[: stops[answer]])
+    assert stops[FEW] < stops[ALIKE]
+    assert "early_stop_verdict" not in found[MANY]["facts"]
+    # without the gate, the job asks the rest, and reuses what there is
+    rest = samples_of(runner(*words, f"model.answer='{FEW}'"))
+    assert len(rest) == 90
+    assert all(sample.reused_from for sample in rest[: stops[FEW]])
+    assert not all(sample.reused_from for sample in rest)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_on"),
+    [((), True), ((POLICY,), False), (("task.cluster=kind",), False), (("task.repeat_index=1",), False)],
+)
+def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], is_on: bool) -> None:
+    assert compose_gate_keys("task=instructions", *words) == (("lora=none", 5) if is_on else (None, None))
+
+
+def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
+    with raises(ConfigError, "conflict", "task.cluster"):
+        InstructionsConfig(early_stop_vs="lora=none", cluster=ClusterKey.kind)
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        InstructionsConfig(early_stop_vs="lora=none", repeat_index=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")

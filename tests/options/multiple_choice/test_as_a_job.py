@@ -15,13 +15,16 @@ import pytest
 import warm_process
 from grids import wait_for
 from interrupts import answers
+from raising import raises
+from stopping import POLICY, compose_gate_keys, find_jobs, find_stop
 
 from runner.config.resolved import resolve_job
 from runner.engines import create_lazy_engine
 from runner.library.load import build_load_config
 from runner.options.multiple_choice.choice_engine import build_choice_requests
-from runner.options.multiple_choice.keys import MultipleChoiceConfig
+from runner.options.multiple_choice.keys import ClusterKey, MultipleChoiceConfig
 from runner.options.multiple_choice.questions import load_choice_questions
+from runner_base import ConfigError
 from runner_base.result import Sample
 from runner_engine.sessions.contract import complete_requests
 
@@ -91,6 +94,72 @@ def test_answers_are_paired_by_question(runner: Run) -> None:
     assert found[SAID_B]["difference"] == pytest.approx((won - lost) / 80)
     alike = found[ALIKE]
     assert (alike["wins"], alike["losses"], alike["finding"]) == (0, 0, "no difference shown")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+@pytest.mark.thorough
+def test_scored_choices_stop_where_the_verdicts_decide(runner: Run, tmp_path: Path) -> None:
+    """The embedded model: quantization changes little, so that a large margin is decided soon."""
+    words: tuple[str, ...] = ("task=multiple_choice", "task.limit=60", "print=json", "tracking=none")
+    whole = {name: runner(f"quantization={name}", *words) for name in ("none", "int8")}
+    own, base = ([sample.solved for sample in samples_of(whole[name])] for name in ("int8", "none"))
+    stop = find_stop(zip(own, base, strict=True), margin=0.4)
+    words = (*words, "generation.batch_size=1", "output_dir=again")  # so that answers are not reused
+    gate = ("gate.baseline=quantization=none", "gate.margin=40")
+    done = runner("-m", "quantization=none,int8", *words, *gate)
+    assert (done.code, done.json()["candidates"][0]["verdict"]) == (0, "GO"), done.err
+    jobs = tmp_path.glob("again/jobs/*/result.json")
+    found = {job["params"]["quantization.name"]: job["result"] for job in map(read_record, jobs)}
+    metrics = found["int8"]["metrics"]
+    assert metrics["questions_asked"] == metrics["n"] == stop < found["none"]["metrics"]["n"] == 60
+
+
+def test_questions_in_blocks_of_subjects_need_a_shuffle(runner: Run, tmp_path: Path) -> None:
+    """A job would stop after the first subjects. It can, where subjects are mixed."""
+    rows = [{"question": f"{number}?", "choices": ["x", "y"], "answer": 0, "subject": f"s{number // 20}"}
+            for number in range(60)]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words: tuple[str, ...] = (
+        "model=stub",
+        "task=multiple_choice",
+        "task.scoring=generation",
+        f"task.data={tmp_path}/a.jsonl",
+    )
+    words += ("task.format=mmlu", f"model.answer='{SAID_A}','{SAID_B}'", f"gate.baseline=\"model.answer='{SAID_A}'\"", "gate.margin=5",
+              "print=json", "tracking=none")  # fmt: skip
+    refused = runner("-m", *words)
+    assert refused.code == 2
+    assert ": task.shuffle_seed=null: " in refused.err
+    assert not (tmp_path / "outputs" / "jobs").exists()
+    done = runner("-m", *words, "task.shuffle_seed=0")
+    assert done.code == 1, done.err
+    metrics = find_jobs(tmp_path, "model.answer")[SAID_B]["metrics"]
+    stop = find_stop([(False, True)] * 60, margin=0.05)
+    assert (metrics["n"], metrics["correct"], metrics["questions_left"]) == (stop, 0, 60 - stop)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_on"),
+    [
+        ((), True),
+        ((POLICY,), False),
+        (("task.cluster=subject",), False),
+        (("task.scoring=generation",), True),
+    ],
+)
+def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], is_on: bool) -> None:
+    assert compose_gate_keys("task=multiple_choice", *words) == (("lora=none", 5) if is_on else (None, None))
+
+
+def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
+    with raises(ConfigError, "conflict", "task.cluster"):
+        MultipleChoiceConfig(early_stop_vs="lora=none", cluster=ClusterKey.subject)
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        MultipleChoiceConfig(early_stop_vs="lora=none", repeat_index=1)
 
 
 @pytest.mark.thorough

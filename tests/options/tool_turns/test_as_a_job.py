@@ -17,12 +17,15 @@ from api_standin import Api
 from grids import wait_for
 from interrupts import answers
 from playing import serving
+from raising import raises
+from stopping import POLICY, compose_gate_keys, find_jobs, find_stop
 
 from runner.datasets.questions import load_questions
 from runner.options.tool_turns.generated_scenarios import generate_scenarios
-from runner.options.tool_turns.keys import LEVELS
+from runner.options.tool_turns.keys import LEVELS, ClusterKey, ToolTurnsConfig
 from runner.options.tool_turns.scenarios import Scenario, scenario_to_record
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner_base import ConfigError
 from runner_base.result import Sample
 from runner_engine import embedded
 from runner_engine.tool_calls import import_tool_call_format
@@ -77,6 +80,45 @@ def test_a_server_that_calls_rightly_reaches_all_goals_and_a_damaged_one_none(
     (wrong,) = found.values()
     assert (right["correct"], right["accuracy"]) == (len(SCENARIOS), 1)
     assert (wrong["correct"], wrong["n"]) == (0, len(SCENARIOS))
+
+
+def test_a_damaged_server_stops_after_the_first_scenarios(runner: Run, tmp_path: Path) -> None:
+    """All verdicts are losses, of which eight decide. The baseline's twin is the control."""
+    data = write_file(tmp_path / "scenarios.jsonl", SCENARIOS[:40])
+    with serve(False) as right, serve(True) as wrong, serve(False) as twin:
+        urls = f"model.base_url={right.url},{wrong.url},{twin.url}"
+        keys = ("model=api", "model.name=tiny", urls, *TASK, data, "tracking=none", "task.cluster=scenario")
+        gate = (f"gate.baseline=model.base_url={right.url}", "gate.margin=20", "print=json")
+        done = runner("-m", *keys, *gate)
+        found = find_jobs(tmp_path, "model.base_url")
+        verdicts = {each["name"].rpartition("=")[2]: each["verdict"] for each in done.json()["candidates"]}
+    assert (done.code, verdicts) == (1, {wrong.url: "NO-GO", twin.url: "GO"}), done.err
+    stops = {
+        each.url: find_stop([(is_right, True)] * 40, comparisons=2, margin=0.2)
+        for each, is_right in ((wrong, False), (twin, True))
+    }
+    assert {url: found[url]["metrics"]["n"] for url in stops} == stops
+    assert len(wrong.seen) < len(right.seen)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_on"),
+    [
+        ((), False),
+        (("task.cluster=scenario", POLICY), False),
+        (("task.cluster=scenario",), True),
+        (("task.cluster=scenario", "task.repeat_index=1"), False),
+    ],
+)
+def test_the_gate_stops_jobs_with_independent_questions(words: tuple[str, ...], is_on: bool) -> None:
+    assert compose_gate_keys("task=tool_turns", *words) == (("lora=none", 5) if is_on else (None, None))
+
+
+def test_keys_that_do_not_fit_early_stopping_are_rejected() -> None:
+    with raises(ConfigError, "conflict", "task.cluster"):
+        ToolTurnsConfig(early_stop_vs="lora=none")
+    with raises(ConfigError, "conflict", "task.repeat_index"):
+        ToolTurnsConfig(early_stop_vs="lora=none", cluster=ClusterKey.scenario, repeat_index=1)
 
 
 @pytest.mark.thorough

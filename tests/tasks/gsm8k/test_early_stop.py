@@ -16,8 +16,8 @@ from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.records.jobs import Job, read_samples
 from runner.run import run
+from runner.tasks.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k import task as gsm8k
-from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict

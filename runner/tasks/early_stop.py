@@ -1,6 +1,9 @@
 """Implements task.early_stop_vs: compares a running job with a baseline job, and stops it at the first
 verdict.
 
+Tasks with one verdict per question share this policy. A task lists its questions, and the keys that must
+be equal in both jobs.
+
 The jobs of a grid with this key share an error rate of 5 %: each decides at its share, and
 runner-compare keeps its verdict. With task.early_stop_margin a job stops once it is decided
 whether it is as good as the baseline within that margin.
@@ -25,12 +28,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.datasets.question_subsets import list_question_numbers
+from runner.config.early_stop import EarlyStopConfig
+from runner.config.root import RunnerConfig
 from runner.records.flat_config import flatten_config
+from runner.records.jobs import Job, read_samples
 from runner.records.sibling_jobs import find_jobs_with_reusable_answers
-from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, read_samples, typed_task_config
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base import ConfigError, Sample, Verdict
+from runner.render.notes import render_notes
+from runner.tasks import named_job
+from runner.tasks.base import TaskContext, TaskInputs, typed_task_config
+from runner.tasks.collecting import Policy
+from runner_base import ConfigError, Result, Sample, Verdict
 from runner_base.named_jobs import JobReference
 from runner_base.notes import Note, note
 from runner_compare import (
@@ -45,55 +52,90 @@ KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")
 FACT = "early_stop_vs"  # a job that has it was compared while it ran
 GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
-# A baseline that is named by its id must have these in common: what is asked, and how answers are
-# scored.
-ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor"))
 MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
 
 
-def find_baseline_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
-    """Return the baseline job, which may be unfinished. None if this job has no baseline."""
-    task = typed_task_config(config, Gsm8kConfig)
-    named = task.early_stop_vs
-    return (
-        None
-        if named is None
-        else named_job.find_referenced_job(config, KEY, named, version, hashes, allowed_groups=GROUPS)
-    )
+@dataclass
+class ComparedInputs(TaskInputs):
+    """Inputs of a task with the keys of early stopping."""
+
+    baseline: Job | None = field(default=None, kw_only=True)  # that the job is compared with while it runs
+
+    def add_baseline(self, config: RunnerConfig, version: int) -> None:
+        """Find the baseline job, which must run first, and add its id to the hashes.
+
+        Call it last: the baseline has the same hashes. A job that names itself has no baseline.
+        """
+        task = typed_task_config(config, EarlyStopConfig)
+        named = task.early_stop_vs
+        if named is None:
+            return
+        self.baseline = named_job.find_referenced_job(
+            config, KEY, named, version, self.hashes, allowed_groups=GROUPS
+        )
+        if self.baseline is not None:
+            self.hashes |= build_comparison_hashes(task, self.baseline)
+            self.ignored_for_reuse |= set(HASHES)
+            self.after, self.is_compared = self.baseline.job_id, True
+            self.after_overrides = named_job.parse_named_overrides(named, task)
 
 
 def has_configured_baseline(config: RunnerConfig) -> bool:
     """Return whether the config has a baseline. Reads only config keys, not input files."""
-    task = typed_task_config(config, Gsm8kConfig)
+    task = typed_task_config(config, EarlyStopConfig)
     named = task.early_stop_vs
     if named is None or named_job.is_job_id(named, task):
         return named is not None
     return named_job.apply_overrides_from_text(config, KEY, named, GROUPS) != config
 
 
-def build_comparison_hashes(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
+def build_comparison_hashes(task: EarlyStopConfig, baseline: Job) -> dict[str, str]:
     margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
     return dict(zip(HASHES, [baseline.job_id, str(count_comparisons(task)), *margin], strict=False))
 
 
-def count_comparisons(task: Gsm8kConfig) -> int:
+def count_comparisons(task: EarlyStopConfig) -> int:
     return task.early_stop_comparisons or 1
 
 
-def margin_fraction(task: Gsm8kConfig) -> float | None:
+def margin_fraction(task: EarlyStopConfig) -> float | None:
     """Return the loss of accuracy that the user accepts, as a fraction. None without a margin."""
     return None if task.early_stop_margin is None else task.early_stop_margin / 100
 
 
-def build_baseline_note(task: Gsm8kConfig, baseline: Job, num_questions: int) -> Note:
-    return note(
+def make_baseline_notes(config: RunnerConfig, inputs: ComparedInputs) -> list[Note]:
+    """Return a note for plan=true: with which job this job is compared. Empty without a baseline."""
+    task, baseline = typed_task_config(config, EarlyStopConfig), inputs.baseline
+    if baseline is None:
+        return []
+    against = note(
         "stops_early_against",
         named_as=task.early_stop_vs,
         job=baseline.job_id,
         state=named_job.describe_job_state(baseline),
         margin=margin_fraction(task),
-        count=num_questions,
+        count=inputs.count,
         comparisons=count_comparisons(task),
+    )
+    return [against]
+
+
+def create_early_stop_policy(
+    inputs: ComparedInputs,
+    context: TaskContext,
+    version: int,
+    questions: Mapping[int, tuple[str | None, str | None]],
+    alike: Sequence[str],
+) -> EarlyStop | None:
+    """Return the policy of a job with a baseline, otherwise None.
+
+    `questions` are the question and gold answer of each sample, by its index and in order. Both jobs must
+    have them, and the same value of each key of the task in `alike`.
+    """
+    if inputs.baseline is None:
+        return None
+    return EarlyStop.from_finished_baseline(
+        inputs.baseline, context.config, version, questions, alike, context.recorder.job
     )
 
 
@@ -118,12 +160,18 @@ class EarlyStop(Policy):
 
     @classmethod
     def from_finished_baseline(
-        cls, job: Job, config: RunnerConfig, version: int, items: Sequence[Item], stopping_job: Job
+        cls,
+        job: Job,
+        config: RunnerConfig,
+        version: int,
+        questions: Mapping[int, tuple[str | None, str | None]],
+        alike: Sequence[str],
+        stopping_job: Job,
     ) -> EarlyStop:
         """Create the policy of a stopping job from a finished baseline. Raises ConfigError if the two jobs
         cannot be compared.
         """
-        task = typed_task_config(config, Gsm8kConfig)
+        task = typed_task_config(config, EarlyStopConfig)
         named_as = task.early_stop_vs or ""
         record = named_job.wait_for_finished_record(job, KEY, named_as)
         if FACT in record.result.facts:
@@ -134,7 +182,8 @@ class EarlyStop(Policy):
                 code="conflict",
             )
         own_params = dict(flatten_config(config))
-        base_params = {key: record.params.get(key, own_params[key]) for key in ALIKE}
+        keys = [f"task.{key}" for key in alike]
+        base_params = {key: record.params.get(key, own_params[key]) for key in keys}
         other = [
             f"{key} ({value}, here {own_params[key]})"
             for key, value in base_params.items()
@@ -153,11 +202,11 @@ class EarlyStop(Policy):
                 code="mismatch",
             )
         samples = read_samples(job.samples_path)
-        for item in items:
-            sample = samples.get(item.number)
-            if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
-                raise named_job.missing_question_error(KEY, named_as, job, item.number)
-        numbers = list_question_numbers(items)
+        for number, question in questions.items():
+            sample = samples.get(number)
+            if sample is None or (sample.question, sample.gold) != question:
+                raise named_job.missing_question_error(KEY, named_as, job, number)
+        numbers = list(questions)
         solved = [samples[number].solved for number in numbers]
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
@@ -209,6 +258,17 @@ class EarlyStop(Policy):
             self.bets.run_final_test()
 
     # -------------------------------------------------------------------------------------- reports
+
+    def add_to_result(self, result: Result) -> None:
+        """Add the comparison to the result of a job, with a warning if the job stopped early."""
+        result.metrics |= self.metrics
+        result.facts |= self.facts
+        result.notes += render_notes(self.make_stop_notes())
+
+    def make_stop_notes(self) -> list[Note]:
+        """Return the warning about the accuracy of a job that stopped early."""
+        has_stopped = self.asked < len(self.solved)
+        return [note("stopped_early", "warning", baseline=self.facts[FACT])] if has_stopped else []
 
     def progress_fields(self) -> dict[str, str]:
         return {"after": f"{self.asked} questions: {format_interim_summary(self.bets)}"}
