@@ -45,7 +45,7 @@ class ThinkingPrinter:
         self._is_open = False
 
 
-def read_user_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator[str]:
+def read_terminal_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator[str]:
     """Yield the lines that a user types. A final backslash continues the line, and Ctrl-C twice ends the
     input.
     """

@@ -120,7 +120,7 @@ class JobRun:
             published_index.add_run_to_index(self.store, client, run_id)
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
-    def end_without_record(self, status: Status) -> None:
+    def end_run_without_record(self, status: Status) -> None:
         """End the MLflow run of a job whose folder was deleted."""
         file = self.store.sqlite_file
         if file is not None and not file.exists():

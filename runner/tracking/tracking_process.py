@@ -105,7 +105,7 @@ class ForkedJobRun:
         """Log metrics, artifacts and status, like `JobRun.log_result`."""
         self._send_outcome_and_wait((record, progress))
 
-    def end_without_record(self, status: Status) -> None:
+    def end_run_without_record(self, status: Status) -> None:
         self._send_outcome_and_wait(status)
 
     def _send_outcome_and_wait(self, outcome: tuple[Record, Sequence[ProgressPoint]] | Status) -> None:
@@ -171,7 +171,7 @@ def _run_tracking_process(
         while isinstance(outcome := connection.recv(), list):
             run.log_progress(outcome)
         if isinstance(outcome, Status):
-            run.end_without_record(outcome)
+            run.end_run_without_record(outcome)
         else:
             run.log_result(*outcome)
         connection.send("finished")

@@ -45,10 +45,10 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return one run per combination of settings in llama-bench output."""
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
-    for number, entry in enumerate(TESTS.parse(raw, str(path)), 1):
+    for number, entry in enumerate(TESTS.parse(file_content, str(path)), 1):
         where = f"{path}, test {number}"
         test = TEST.parse(entry, where)
         params = _get_test_settings(test, FIELDS.parse(entry, where))

@@ -60,7 +60,7 @@ class ResultsReader(evaluations.FilesReader):
             )
             sample.key = index, f"{sample.sample_id}: {sample.question}", sample.gold
 
-    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+    def iter_repeated_measurements(self, run: Run) -> Iterator[dict[str, list[float]]]:
         """Yield a dictionary that maps each measure to its repeated values.
 
         Measures with fewer repeats than the others are omitted.
@@ -165,10 +165,10 @@ def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
             )
 
 
-def _read_runs(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
-    raw = read_bytes(path) if path.suffix == ".json" else b""
+def _read_runs(path: Path, tool: ToolReader, cluster_field: str | None) -> ToolFile:
+    file_content = read_bytes(path) if path.suffix == ".json" else b""
     try:
-        return tool.read(path, raw, cluster)
+        return tool.read_tool_file(path, file_content, cluster_field)
     except RecursionError as error:
         raise DataError("nested too deeply", key=path, code="too_large") from error
 

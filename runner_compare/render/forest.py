@@ -89,7 +89,7 @@ def _draw_forest_lines_per_unit(
     for name, effect in zip(names, effects, strict=True):
         lines.append(
             (
-                f"{name:<{indent}}{_draw_interval(effect, to_column, margins, plot_width, marks)}",
+                f"{name:<{indent}}{_draw_forest_interval(effect, to_column, margins, plot_width, marks)}",
                 STYLES.get(effect.finding, ""),
             )
         )
@@ -103,7 +103,7 @@ def _draw_forest_lines_per_unit(
     return [(line.rstrip(), style) for line, style in lines]
 
 
-def _draw_interval(
+def _draw_forest_interval(
     effect: Decision,
     to_column: Callable[[float], int],
     margins: list[float],

@@ -36,7 +36,7 @@ class TokenValues:
         """Return the percentile: the value that a fraction of the tokens does not exceed."""
         return _interpolate_at(self.ordered, fraction * (len(self.ordered) - 1))
 
-    def interval(self, fraction: float) -> tuple[float, float] | None:
+    def compute_interval(self, fraction: float) -> tuple[float, float] | None:
         """Return the 95 % interval of a percentile; None with too few texts.
 
         Returns None if unobserved texts could lie entirely beyond it.

@@ -128,7 +128,7 @@ class LocalEngine:
         ):
             decoding += ", by torch alone"
         generation, own = self.spec.generation, get_non_default_generation_settings(loaded.model)
-        facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        facts = {"decoding": decoding, "sampling": generation.describe_sampling(own)}
         facts |= load_configured_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= (

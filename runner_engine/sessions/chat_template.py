@@ -251,7 +251,7 @@ class _RenderPool:
             finally:  # a process that reached a limit or was interrupted is not used again
                 if is_usable:
                     self._idle.append((limits, renderer, time.monotonic()))
-                    self._schedule_idle_end()
+                    self._schedule_idle_server_stop()
                 else:
                     renderer.kill_process()
         return outcome, text
@@ -265,7 +265,7 @@ class _RenderPool:
                 renderer.kill_process()
         return _RenderProcess(limits)
 
-    def _schedule_idle_end(self) -> None:
+    def _schedule_idle_server_stop(self) -> None:
         """Start a timer that later ends idle rendering processes."""
         if self._timer is None:
             self._timer = threading.Timer(IDLE_S, self._kill_idle_processes)
@@ -279,7 +279,7 @@ class _RenderPool:
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
                 self._idle.pop(0)[1].kill_process()
         if self._idle:
-            self._schedule_idle_end()
+            self._schedule_idle_server_stop()
 
     def end_idle_processes(self) -> None:
         if self._timer is not None:

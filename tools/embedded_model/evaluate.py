@@ -36,7 +36,7 @@ class Score:
         return max(0.0, centre - half), min(1.0, centre + half)
 
     def __str__(self) -> str:
-        low, high = self.interval()
+        low, high = self.compute_interval()
         return f"{100 * self.accuracy:.1f} % (95 % interval {100 * low:.1f}–{100 * high:.1f}, n = {self.n})"
 
 

@@ -37,7 +37,7 @@ def compare_degeneration(table: Table, reader: Reader) -> None:
     compared = [
         (row, comparison)
         for row in table.rows
-        if (comparison := _compare_row(row, reader, outcomes)) is not None
+        if (comparison := _compare_row_degeneration(row, reader, outcomes)) is not None
     ]
     decisions = iter(decide_comparisons([comparison for row, comparison in compared if not row.is_repeat]))
     for row, comparison in compared:
@@ -83,7 +83,9 @@ class LoadedOutcomes:
         return self._loaded[run.run_id]
 
 
-def _compare_row(row: TableRow, reader: Reader, outcomes: LoadedOutcomes) -> RunComparison | None:
+def _compare_row_degeneration(
+    row: TableRow, reader: Reader, outcomes: LoadedOutcomes
+) -> RunComparison | None:
     if row.baseline is None or row.effect is None:
         return None
     run, base = row.run, row.baseline.run

@@ -33,7 +33,7 @@ def test_costs_by_role_and_by_edge() -> None:
     tally = CostTally()
     for _ in range(2):
         tally.add_discussion(played(100))
-    metrics = tally.metrics(2)
+    metrics = tally.compute_metrics(2)
     assert metrics == {
         "calls": 10,
         "code_failed": 2,
@@ -64,6 +64,6 @@ def test_costs_by_role_and_by_edge() -> None:
         "they have brought a part of the decision's prompts, the question is the rest"
     )
     assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
-    facts = tally.facts()
+    facts = tally.build_facts()
     assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
     assert facts["prompt_tokens_by_edge"].count(" → ") == 7

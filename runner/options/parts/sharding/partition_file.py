@@ -217,13 +217,13 @@ def format_partition_with_inline_weights(partition: dict[str, Any], tensors: lis
     """
     pairs = zip(partition["layers"], tensors, strict=True)
     layers = ",\n ".join(
-        json.dumps(layer | {"parameters": tensor_to_list(tensor)}) for layer, tensor in pairs
+        json.dumps(layer | {"parameters": convert_tensor_to_list(tensor)}) for layer, tensor in pairs
     )
     rest = json.dumps({key: partition[key] for key in ("parameters_format", "total_params")})
     return f'{{"part_id": {partition["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
 
-def tensor_to_list(tensor: TensorLocation) -> list[float]:
+def convert_tensor_to_list(tensor: TensorLocation) -> list[float]:
     """Return a tensor's values as Python floats, which JSON represents exactly."""
     import numpy as np
 

@@ -17,7 +17,7 @@ from runner_compare.render.pictures import (
     MAX_LABELS,
     MAX_PANELS,
     annotate_point,
-    draw_front_and_grid,
+    draw_pareto_front_and_grid,
     max_line_length,
     separate_labels,
     wrap_row_names,
@@ -113,7 +113,7 @@ def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> li
     pane.set_yscale("log")
     pane.set_xlabel(size_label)
     pane.set_ylabel("KL divergence from the reference, nats per token")
-    draw_front_and_grid(pane)
+    draw_pareto_front_and_grid(pane)
     return labels
 
 
