@@ -28,7 +28,7 @@ class Score:
         """Return the share solved."""
         return self.correct / self.n
 
-    def interval(self) -> tuple[float, float]:
+    def compute_interval(self) -> tuple[float, float]:
         """Return the 95 % Wilson interval of the share."""
         p, n, z2 = self.accuracy, self.n, Z_95**2
         centre = (p + z2 / (2 * n)) / (1 + z2 / n)
