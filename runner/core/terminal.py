@@ -124,7 +124,7 @@ def record_ctrl_c() -> Iterator[list[bool]]:
     """
     pressed: list[bool] = []
 
-    def on_sigint(*_: Any) -> None:
+    def handle_sigint(*_: Any) -> None:
         if not pressed:
             raise CtrlCWhileReading
         if pressed[0]:
@@ -135,7 +135,7 @@ def record_ctrl_c() -> Iterator[list[bool]]:
     if before is not signals.handle_signal:  # if nohup or a shell's & ignores it, it stays ignored
         yield pressed
         return
-    signal.signal(signal.SIGINT, on_sigint)
+    signal.signal(signal.SIGINT, handle_sigint)
     try:
         yield pressed
     finally:

@@ -252,7 +252,7 @@ def _make_return_value_check() -> Any:
             containers.append((cls, lambda value, above=above, below=below: (above(value), below(value))))
     arrays = []
     if numpy := sys.modules.get("numpy"):
-        comparable += [numpy.ndarray, *_list_subclasses(numpy.generic)]
+        comparable += [numpy.ndarray, *_list_all_subclasses(numpy.generic)]
         arrays = [(cls, cls.dtype.__get__) for cls in (numpy.ndarray, numpy.generic)]
     scalar_ids, plain_ids, comparable_ids = (
         frozenset(map(id, classes)) for classes in (_SCALARS, _PLAIN_CLASSES, comparable)
@@ -302,7 +302,7 @@ def _make_return_value_check() -> Any:
     return check_value
 
 
-def _list_subclasses(base: Any) -> list[Any]:
+def _list_all_subclasses(base: Any) -> list[Any]:
     found = [base]
     for cls in found:
         found += [each for each in type.__subclasses__(cls) if each not in found]

@@ -132,7 +132,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
     runs, left_out = [], []
     for task, settings in content.config_tasks.items():
         config = TASK.parse(settings, str(path), f"config_tasks.{task}")
-        details = _find_details_file(path, task, name[1])
+        details = _find_lighteval_details_file(path, task, name[1])
         rows = list(_iter_samples(details, cluster_field))
         for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
             numbers = [_get_metric_number(details, sample, metrics, metric) for sample, metrics in rows]
@@ -165,7 +165,7 @@ def _iter_samples(details: Path, cluster_field: str | None) -> Iterator[tuple[To
         yield _create_sample(row, cluster_field), row.metric
 
 
-def _find_details_file(path: Path, task: str, time: str) -> Path:
+def _find_lighteval_details_file(path: Path, task: str, time: str) -> Path:
     name = validate_file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:

@@ -157,7 +157,9 @@ def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
     return max(len(families) + 2 * sum(each.rule.is_pooled for each in of_tier), 1)
 
 
-def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
+def _check_candidate_row(
+    row: TableRow, rule: Rule, reader: Reader, panel: str, error_rate_share: float
+) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
     decisions = [effect for effect in row.effects if effect.verdict is not None]
@@ -165,7 +167,7 @@ def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, 
     checks: list[Check] = []
     if row.baseline is not None and RATIOS in measures:
         decisions, checks = _check_measurements(row.run, row.baseline.run, decisions, reader, panel)
-    checks += [check_loss_within_margin(decision, row.run, panel, share) for decision in decisions]
+    checks += [check_loss_within_margin(decision, row.run, panel, error_rate_share) for decision in decisions]
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
         for measure in rule.margins
@@ -195,14 +197,18 @@ def _check_measurements(
     return comparable, [Check(GateVerdict.unpaired, reason, panel)]
 
 
-def check_loss_within_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
+def check_loss_within_margin(
+    decision: Decision, run: Run, panel: str, error_rate_share: float = 1.0
+) -> Check:
     """Check whether the loss is within the margin. NO-GO requires significance at this share of the error rate."""
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
-        if share >= 1 or _compute_loss_p_value(decision) < ALPHA * share:
+        if error_rate_share >= 1 or _compute_loss_p_value(decision) < ALPHA * error_rate_share:
             return Check(GateVerdict.no_go, note("beyond"), panel, decision)
-        return Check(GateVerdict.ask, note("beyond_share", error_rate=ALPHA * share), panel, decision)
+        return Check(
+            GateVerdict.ask, note("beyond_share", error_rate=ALPHA * error_rate_share), panel, decision
+        )
     further = None if decision.needed is None else max(0, decision.needed - decision.n)
     seconds, answered = run.metrics.get("seconds"), run.metrics.get("n")
     takes = further * seconds / answered if further is not None and seconds and answered else None

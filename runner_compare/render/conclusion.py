@@ -9,7 +9,7 @@ from runner_base.tables import shorten_paths
 from runner_compare.model.adapter_names import MERGING, describe_adapter_merging
 from runner_compare.model.data import TableRow, key_label
 from runner_compare.render.effects import get_sample_unit_name
-from runner_compare.render.findings import join_words
+from runner_compare.render.findings import join_words_with_and
 from runner_compare.render.labels import (
     format_rounded_count,
     format_row_name,
@@ -95,7 +95,7 @@ def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[I
     for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss, pair[1]))):
         groups = _group_candidates_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
         found = [f"{phrase} {_format_conditions(alike, len(of))}" for phrase, alike in groups.items()]
-        sentences.append(f"{candidate} {join_words(_add_verbs_to_phrases(found))}.")
+        sentences.append(f"{candidate} {join_words_with_and(_add_verbs_to_phrases(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
     return [*sentences, f"To decide: {advice}."] if advice else sentences
 
@@ -103,7 +103,7 @@ def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[I
 def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
     """Name the conditions of comparisons, e.g. `on hard and test`, or count them if they are many."""
     if len(items) <= MAX_NAMES:
-        return f"on {join_words([item.condition for item in items])}"
+        return f"on {join_words_with_and([item.condition for item in items])}"
     if len(items) == num_comparisons:
         return f"in all {num_comparisons} comparisons"
     return f"in {len(items)} of {num_comparisons} comparisons"
@@ -202,7 +202,7 @@ def _format_candidate_names(items: Sequence[Item], num_candidates: int) -> str:
         return (
             f"All {num_candidates}" if len(items) == num_candidates else f"{len(items)} of {num_candidates}"
         )
-    return join_words(names)
+    return join_words_with_and(names)
 
 
 def _format_run_count(count: int) -> str:

@@ -121,7 +121,7 @@ def _describe_rows_and_largest_effect(
     _, base_name, shared = get_row_and_baseline_names(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return (
-        f"{join_words([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
+        f"{join_words_with_and([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
         names[largest_index],
     )
 
@@ -246,7 +246,7 @@ def format_range(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def join_words(words: Sequence[str]) -> str:
+def join_words_with_and(words: Sequence[str]) -> str:
     """Join words as a list: `a`, `a and b`, `a, b and c`."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

@@ -96,7 +96,7 @@ def _draw_forest_lines_per_unit(
     lines.append(
         (
             " " * indent
-            + _draw_scale_line([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
+            + _draw_axis_line([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
             "dim",
         )
     )
@@ -122,7 +122,7 @@ def _draw_forest_interval(
     return "".join(cells)
 
 
-def _draw_scale_line(
+def _draw_axis_line(
     values: list[float],
     to_column: Callable[[float], int],
     width: int,

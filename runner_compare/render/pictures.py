@@ -221,11 +221,11 @@ def draw_pareto_front(table: Table) -> Figure:
         figure.suptitle(
             f"only the first {len(panels)} of {len(all_panels)} question sets", color=MUTED, fontsize=9
         )
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 
-def separate_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
+def move_overlapping_labels_apart(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
     """Move labels up or down to remove overlaps within each plot as far as possible."""
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:

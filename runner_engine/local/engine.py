@@ -297,7 +297,9 @@ class LocalEngine:
             self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> LoadedModel:
-        base, reused = self._bases.get_or_load(self.spec.base_key, lambda: load_base_model(self._resolved))
+        base, reused = self._bases.get_or_load_base_model(
+            self.spec.base_key, lambda: load_base_model(self._resolved)
+        )
         try:
             loaded = apply_adapter(base, self._resolved)
         except BaseException:

@@ -107,7 +107,7 @@ class ChatTemplate:
             **self.tokenizer.special_tokens_map,
             **self.values,
         }
-        outcome, text = _renderers.render_conversation(template, _to_json_value(values), self.limits)
+        outcome, text = _renderers.render_conversation(template, _convert_to_json_value(values), self.limits)
         if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
@@ -117,7 +117,9 @@ class ChatTemplate:
                 code="failed" if outcome == DIED else "too_large",
             )
         return (
-            _cut_after_last_message(text, turns[-1]["content"], self.name) if continue_final_message else text
+            _truncate_after_last_message(text, turns[-1]["content"], self.name)
+            if continue_final_message
+            else text
         )
 
     def _render_with_tokenizer_code(
@@ -304,19 +306,19 @@ atexit.register(_renderers.end_idle_processes)
 os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _to_json_value(value: Any) -> Any:
+def _convert_to_json_value(value: Any) -> Any:
     """Convert a value to plain numbers, strings, lists and dictionaries for the child process."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
     if isinstance(value, Mapping):
-        return {_to_json_value(key): _to_json_value(one) for key, one in value.items()}
+        return {_convert_to_json_value(key): _convert_to_json_value(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_to_json_value(one) for one in value)
+        return type(value)(_convert_to_json_value(one) for one in value)
     return f"<{type(value).__name__}>"
 
 
-def _cut_after_last_message(text: str, last_message: str, template_name: str) -> str:
+def _truncate_after_last_message(text: str, last_message: str, template_name: str) -> str:
     """Remove the text that a chat template appends after the last message.
 
     The model can then continue the last message.

@@ -316,9 +316,9 @@ class _AgentsJob:
             return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [
-            self.graph.draw_round(rng, number)
+            self.graph.draw_round_edges(rng, number)
             if should_draw_edges
-            else self.graph.get_most_likely_round(number)
+            else self.graph.get_most_likely_round_edges(number)
             for number in numbers
         ]
         return Discussion(self.team, key, item.question, rounds)

@@ -20,7 +20,7 @@ from runner_compare.render.pictures import (
     find_pareto_front,
     label_points,
     max_line_length,
-    separate_labels,
+    move_overlapping_labels_apart,
     wrap_row_names,
     write_numbered_row_names,
 )
@@ -79,7 +79,7 @@ def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estima
         pane.set_title(escape_mathtext(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 

@@ -87,7 +87,7 @@ class _Panel:
         """Unpruned edges that no round contains."""
         if self.is_random:
             return set()
-        taken = self.graph.get_most_likely_round(1)
+        taken = self.graph.get_most_likely_round_edges(1)
         return set(self.edges.list_live()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
 
     @property

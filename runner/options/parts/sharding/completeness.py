@@ -68,7 +68,7 @@ def find_tensor_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -
     problems += [note("tied_absent", file=MANIFEST, tensor=name) for name in absent]
     return (
         problems
-        + _compare_parts_with_source_headers(manifest, parts_of)
+        + _compare_part_headers_with_source(manifest, parts_of)
         + _find_wrong_totals(manifest, checked_parts, parts_of)
     )
 
@@ -113,7 +113,7 @@ def _find_foreign_tensors(
     ]
 
 
-def _compare_parts_with_source_headers(
+def _compare_part_headers_with_source(
     manifest: Manifest, parts_by_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     try:

@@ -19,7 +19,7 @@ from runner_compare.render.pictures import (
     annotate_point,
     draw_pareto_front_and_grid,
     max_line_length,
-    separate_labels,
+    move_overlapping_labels_apart,
     wrap_row_names,
     write_numbered_row_names,
 )
@@ -85,7 +85,7 @@ def draw_kl_over_weight_size(rows: Sequence[TableRow], keys: Sequence[str]) -> F
             else ""
         )
         pane.set_title(escape_mathtext(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 
