@@ -27,7 +27,7 @@ AT_ONCE = {
         "runner.run:check_job_before_loading",
     ],
     "imports": ["runner.engines.kinds.local:LocalKind.import_libraries"],
-    "load": ["runner_engine.local.base_model_cache:BaseModelCache.get_or_load"],
+    "load": ["runner_engine.local.base_model_cache:BaseModelCache.get_or_load_base_model"],
     "mlflow": ["runner.tracking.sink:MlflowSink.start_run", "runner.tracking.sink:MlflowSink.finish"],
     "kernels": ["runner.engines.kinds.local:LocalKind.build_kernels"],
 }

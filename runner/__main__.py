@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from runner.config import runner_hydra
 from runner.config.command_line_typos import reject_mistyped_arguments
 from runner.config.groups import GROUPS
-from runner.config.hydra import config_to_yaml, to_runner_config
+from runner.config.hydra import format_config_as_yaml, to_runner_config
 from runner.config.hydra_versions import apply_hydra_main_settings
 from runner.config.override_quoting import expand_sweeper_shortcuts, quote_override_values
 from runner.config.renamed_keys import rename_old_keys_in_overrides
@@ -46,7 +46,7 @@ def entry() -> NoReturn:
     """Run the command. Every user error becomes one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
     signals.install_signal_handlers(on_signal_waiting=lambda: print_message(STOPPING))
-    run_command("error", _main, user_error_message, HOW_TO_RESUME)
+    run_command("error", _main, format_user_error, HOW_TO_RESUME)
 
 
 def _main() -> int:
@@ -62,7 +62,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
-            action.version = _version_text()  # type: ignore[attr-defined]
+            action.version = _format_version()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     options_known = [name for action in parser._actions for name in action.option_strings]
     reject_mistyped_arguments(arguments, unknown, options_known)
@@ -79,7 +79,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     return [*from_variables, *quoted, *options]
 
 
-def _version_text() -> str:
+def _format_version() -> str:
     """Return the text of --version, also in a checkout that is not installed."""
     # takes a tenth of the time of a quick command
     from importlib.metadata import PackageNotFoundError, version
@@ -91,7 +91,7 @@ def _version_text() -> str:
     return f"runner {own} (Hydra {hydra.__version__})"
 
 
-def user_error_message(error: Exception) -> str | None:
+def format_user_error(error: Exception) -> str | None:
     """Return the message for an error that the user can fix, or None for a bug."""
     if WANTS_TRACEBACK:
         return None
@@ -105,7 +105,7 @@ def main(composed: DictConfig) -> Any:
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
         with_exits = exits_as_job_failed()(run_single_job)
         exit_codes.append(
-            run_with_exit_code("error", lambda: with_exits(composed, hydra_config), user_error_message)
+            run_with_exit_code("error", lambda: with_exits(composed, hydra_config), format_user_error)
         )
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
@@ -136,7 +136,7 @@ def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
     has_table = config.print.is_table
     # the table of an endless task comes too late
     StderrFilter.table_follows = has_table and not config.task.is_endless
-    record = run(config, config_to_yaml(composed))
+    record = run(config, format_config_as_yaml(composed))
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     only_answers = config.task.answers_on_stdout and has_table and not sys.stdout.isatty()
     with redirect_stdout(sys.stderr if only_answers else sys.stdout):
@@ -165,7 +165,7 @@ def run_search_trial(composed: DictConfig, hydra_config: HydraConf) -> Any:
     if config.plan:
         _print_plan(config, hydra_config)
         return None
-    return extract_objective(run(config, config_to_yaml(composed)))[1]
+    return extract_objective(run(config, format_config_as_yaml(composed)))[1]
 
 
 def _print_plan(config: RunnerConfig, hydra_config: HydraConf) -> int:

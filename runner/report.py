@@ -115,7 +115,7 @@ def print_record(
     to compare its runs.
     """
     if print_mode is PrintMode.json:
-        print(record_to_json(record), flush=True)
+        print(format_record_as_json(record), flush=True)
     elif print_mode.is_table:
         _print_record_table(record, choices, store, print_mode is PrintMode.full)
 
@@ -148,7 +148,7 @@ def print_grid_results(lines: list[GridLine], print_mode: PrintMode, has_table: 
     if print_mode is PrintMode.json:
         for line in lines:
             if line.record is not None:
-                print(record_to_json(line.record), flush=True)
+                print(format_record_as_json(line.record), flush=True)
     if not print_mode.is_table:
         return
     out, full = create_console(non_terminal_width=WIDTH), print_mode is PrintMode.full
@@ -262,7 +262,7 @@ class GridLine:
         return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def record_to_json(record: Record) -> str:
+def format_record_as_json(record: Record) -> str:
     """Return a record as one JSON line, including the completions if the job has any."""
     values: dict[str, Any] = {
         "job_id": record.job_id,

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from runner.config.groups import used_plugin_packages
+from runner.config.groups import list_used_plugin_packages
 from runner.config.resolved import ResolvedJob, resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines import create_lazy_engine
@@ -156,7 +156,7 @@ def execute_job(
                 {"kernels_build_s": built_s} if built_s else {}
             )
             record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
-            if packages := used_plugin_packages(config):
+            if packages := list_used_plugin_packages(config):
                 record.result.facts["plug_ins"] = ", ".join(
                     f"{key.removesuffix('.package')}: {package}" for key, package in packages.items()
                 )

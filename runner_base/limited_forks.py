@@ -68,7 +68,7 @@ class _ServerProcess:
     used_at: float = 0.0
     timer: threading.Timer | None = None
 
-    def end(self) -> None:
+    def stop_process(self) -> None:
         process, control, timer = self.process, self.control, self.timer
         self.control = self.timer = None
         if timer is not None:
@@ -93,7 +93,7 @@ class LimitedForks:
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(limits.at_once)
         self._shared = _ServerProcess()
-        self._finalizer = weakref.finalize(self, self._shared.end)
+        self._finalizer = weakref.finalize(self, self._shared.stop_process)
 
     @property
     def pid(self) -> int | None:
@@ -101,10 +101,10 @@ class LimitedForks:
         process = self._shared.process
         return None if process is None else process.pid
 
-    def end(self) -> None:
+    def stop_server(self) -> None:
         """End the server. The next message starts another one."""
         with self._lock:
-            self._shared.end()
+            self._shared.stop_process()
 
     def request(
         self, message: bytes, should_continue: Callable[[], bool] = lambda: True
@@ -136,7 +136,7 @@ class LimitedForks:
                 self._shared.under_way -= 1
                 self._shared.used_at = time.monotonic()
                 if self._shared.timer is None and self._shared.process is not None:
-                    self._schedule_idle_end()
+                    self._schedule_idle_server_stop()
             self._room.release()
 
     def _send_connection(self, connection: socket.socket) -> None:
@@ -151,10 +151,10 @@ class LimitedForks:
                     socket.send_fds(control, [b"m"], [connection.fileno()])
                     return
                 except OSError:
-                    self._shared.end()
+                    self._shared.stop_process()
 
     def _start_server(self) -> None:
-        self._shared.end()
+        self._shared.stop_process()
         parent_end, child_end = socket.socketpair()
         limits = (self._limits.cpu_s, self._limits.memory_mib)
         with child_end:
@@ -175,14 +175,14 @@ class LimitedForks:
         with suppress(OSError):  # it has ended: the caller sees that on its own connection
             parent_end.sendall(LENGTH.pack(len(self._preparation)) + self._preparation)
 
-    def _schedule_idle_end(self) -> None:
+    def _schedule_idle_server_stop(self) -> None:
         """End the server after its idle time. The caller holds the lock."""
-        timer = threading.Timer(self._limits.idle_s, _end_idle_fork_server, (weakref.ref(self),))
+        timer = threading.Timer(self._limits.idle_s, _stop_idle_fork_server, (weakref.ref(self),))
         timer.daemon, self._shared.timer = True, timer
         timer.start()
 
 
-def _end_idle_fork_server(owner_ref: weakref.ref[LimitedForks]) -> None:
+def _stop_idle_fork_server(owner_ref: weakref.ref[LimitedForks]) -> None:
     asking = owner_ref()
     if asking is None:
         return
@@ -193,9 +193,9 @@ def _end_idle_fork_server(owner_ref: weakref.ref[LimitedForks]) -> None:
             return
         is_idle = time.monotonic() - shared.used_at >= asking._limits.idle_s
         if is_idle and not shared.under_way:
-            shared.end()
+            shared.stop_process()
         else:
-            asking._schedule_idle_end()
+            asking._schedule_idle_server_stop()
 
 
 def _send_and_receive(

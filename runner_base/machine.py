@@ -180,7 +180,7 @@ def _run_git(*arguments: str) -> str:
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use, given its affinity and container."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([available, *map(math.ceil, cgroup_cpu_limits())]))
+    return max(1, min([available, *map(math.ceil, read_cgroup_cpu_limits())]))
 
 
 # Below this, handing work to a second thread costs more than it saves; while other processes are
@@ -273,7 +273,7 @@ def _read_small_file(file: Path) -> str:
         return ""
 
 
-def cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
+def read_cgroup_cpu_limits(cgroup_file: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
     """Return the CPU limits of this process's cgroups, in cores."""
     shares = []
     for folder, is_first in _iter_cgroups("cpu", cgroup_file, root):

@@ -137,7 +137,7 @@ def _resolve_visible_devices_entry(gpus: Sequence[PhysicalGpu], entry: str) -> l
     return gpus[int(number[0])].list_usable_gpus(number[0]) if number is not None and is_there else []
 
 
-def free_gpu_memory_mib() -> list[float]:
+def measure_free_gpu_memory_mib() -> list[float]:
     """Return the free memory of each visible GPU; [] if it is unknown.
 
     If only torch knows the GPUs, their total memory is returned. The result is cached for two

@@ -200,7 +200,7 @@ def run_comparison(options: argparse.Namespace, scratch_folder: Path) -> int:
             print_message(job.message)
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch_folder / FOLDER
-        names = save_comparison(comparison, folder, reader, collect_set_options(options))
+        names = save_comparison(comparison, folder, reader, collect_non_default_options(options))
         if options.save:
             print_message(f"saved in {options.save}: {', '.join(names)}")
         if target and records is not None:
@@ -486,7 +486,7 @@ def find_single_run(
     return matching[0]
 
 
-def collect_set_options(options: argparse.Namespace) -> dict[str, str]:
+def collect_non_default_options(options: argparse.Namespace) -> dict[str, str]:
     """Return the options that the user set, by name, as on the command line."""
     given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}

@@ -32,7 +32,7 @@ class Reader:
     def __init__(self) -> None:
         self._baselines: dict[str, Answers] = {}
 
-    def of_baseline(self, run: Run) -> Answers:
+    def load_baseline_answers(self, run: Run) -> Answers:
         """Return the answers of a baseline from the cache, and load them at the first call."""
         if run.run_id not in self._baselines:
             self._baselines[run.run_id] = self.load_answers(run)
@@ -52,7 +52,7 @@ class Reader:
         """Return the log-likelihood of each document of a run."""
         raise missing_samples_error(run)
 
-    def numbers(self, run: Run) -> Answers:
+    def load_metric_values(self, run: Run) -> Answers:
         """Return each question's outcome, with the value of the compared metric in place of a verdict."""
         raise missing_samples_error(run)
 
@@ -68,7 +68,7 @@ class Reader:
         """Yield all generated answers of a run, with or without a verdict."""
         return iter(())
 
-    def load_costs(self, run: Run) -> Costs:
+    def load_token_costs(self, run: Run) -> Costs:
         """Return the token cost of each scored question of a single run."""
         raise missing_samples_error(run)
 
@@ -76,7 +76,7 @@ class Reader:
         """Return the answered questions that are excluded from the run's accuracy."""
         return set()
 
-    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+    def iter_repeated_measurements(self, run: Run) -> Iterator[dict[str, list[float]]]:
         """Yield a run's repeated measurements by metric from each source, the most reliable source first."""
         return iter(())
 
@@ -94,7 +94,7 @@ class Reader:
         """Yield a run's stored files with this name, most reliable source first."""
         return iter(())
 
-    def comparison_note(self, run: Run, base: Run) -> Note | None:
+    def create_pairing_note(self, run: Run, base: Run) -> Note | None:
         """Return a note that explains the comparison of two runs, or None."""
         return None
 

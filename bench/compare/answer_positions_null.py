@@ -21,7 +21,11 @@ from simulation import Limits, Numbers, Rate, Table, begin
 from runner_base import Likelihood
 from runner_base.generated_positions import split_by_generated_position
 from runner_compare.statistics import ALPHA, decide_comparisons
-from runner_compare.statistics.answer_positions import START_TOKENS, create_growth_tests, find_growth_start
+from runner_compare.statistics.answer_positions import (
+    START_TOKENS,
+    create_kl_growth_tests,
+    find_kl_growth_start,
+)
 from runner_compare.statistics.stats import student_p_value
 
 MAX_TOKENS = 4096
@@ -89,11 +93,11 @@ def find_starts(candidates: Sequence[Sequence[Numbers]]) -> list[int | None]:
     tests = {
         (number, first): test
         for number, candidate in enumerate(candidates)
-        for first, test in create_growth_tests(to_likelihoods(candidate), {}).items()
+        for first, test in create_kl_growth_tests(to_likelihoods(candidate), {}).items()
     }
     decisions = dict(zip(tests, decide_comparisons(tests.values()), strict=True))
     return [
-        find_growth_start({first: one for (of, first), one in decisions.items() if of == number})
+        find_kl_growth_start({first: one for (of, first), one in decisions.items() if of == number})
         for number in range(len(candidates))
     ]
 

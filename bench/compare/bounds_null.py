@@ -26,10 +26,14 @@ from runner_compare.model.data import Run
 from runner_compare.statistics import Decision, Finding, decide_comparisons
 from runner_compare.statistics.accuracy_intervals import compute_accuracy_bound_metrics
 from runner_compare.statistics.seed_means import (
-    accuracy_interval_over_seeds,
+    compute_accuracy_interval_over_seeds,
     compute_exact_interval_over_seeds,
 )
-from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
+from runner_compare.statistics.stats import (
+    compute_unpaired_difference_interval,
+    exact_interval,
+    wilson_interval,
+)
 from runner_compare.ways.verdicts import compare_pair
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
@@ -88,7 +92,7 @@ def unpaired_rates() -> None:
                     worst = max(worst, *(float(chances[where].sum()) for where in beyond))
                 cells.append(f"{worst:.2%}")
                 if interval is exact_interval:  # the product's own
-                    drawn_low, drawn_high = unpaired_difference_interval(n // 2, n, n // 4, n)
+                    drawn_low, drawn_high = compute_unpaired_difference_interval(n // 2, n, n // 4, n)
                     at = n // 2, n // 4
                     assert np.allclose((drawn_low, drawn_high), (low[at], high[at])), (
                         "another interval than here"
@@ -115,7 +119,10 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 found = []
                 for _ in range(pairs):
                     solved, true = of_seeds(generator, kind, n, seeds)
-                    new, old = compute_exact_interval_over_seeds(solved), accuracy_interval_over_seeds(solved)
+                    new, old = (
+                        compute_exact_interval_over_seeds(solved),
+                        compute_accuracy_interval_over_seeds(solved),
+                    )
                     found.append((new[0] > true, new[1] < true, old[0] > true, old[1] < true))
                 rates = [rate(of) for of in zip(*found, strict=True)]
                 if kind != kinds[-1]:

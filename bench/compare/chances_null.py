@@ -37,7 +37,7 @@ def outcomes(
         wrong = generator.multinomial(answers - right, [1 / WRONG] * WRONG).tolist()
         votes = AnswerVotes(right, tuple(sorted(count for count in wrong if count)))
         cluster = str(question // family) if family else None
-        value = chance.estimate(right, answers, votes)
+        value = chance.estimate_for_question(right, answers, votes)
         drawn.append(QuestionOutcome(2 * right > answers, "p", cluster, (right, answers), value))
     return drawn
 

@@ -106,7 +106,7 @@ def wrong(
     return (
         it.finding is not Finding.open,
         not it.low <= 0 <= it.high,
-        ratios.sign_flip_p_value(sums.tolist()) < ALPHA,
+        ratios.compute_sign_flip_p_value(sums.tolist()) < ALPHA,
     )
 
 

@@ -26,7 +26,7 @@ from runner_compare.statistics.empirical_likelihood import (
     find_smallest_gaps_between_sums,
 )
 from runner_compare.statistics.paired_means import MeanDifference, compute_mean_p_values
-from runner_compare.statistics.ratios import sign_flip_p_value
+from runner_compare.statistics.ratios import compute_sign_flip_p_value
 
 CLUSTERS = (8, 12, 18, 30, 59, 100)
 SIZES = ("equal", "unequal", "one large")
@@ -106,7 +106,7 @@ def with_flips(ps: Numbers, sums: Numbers) -> Numbers:
     rows = np.flatnonzero(ps < ALPHA)
     ps = ps.copy()
     ps[rows] = [
-        max(p, sign_flip_p_value(own, DRAWN_FLIPS))
+        max(p, compute_sign_flip_p_value(own, DRAWN_FLIPS))
         for p, own in zip(ps[rows], sums[rows].tolist(), strict=True)
     ]
     return ps
@@ -118,7 +118,7 @@ def product_p(sums: Numbers, sizes: Numbers, difference: float) -> float:
     for total, size in zip(sums, sizes, strict=True):
         differences += [float(np.sign(total))] * int(abs(total)) + [0.0] * int(size - abs(total))
     clusters = np.repeat(np.arange(len(sizes)), sizes.astype(int)).tolist()
-    return MeanDifference.from_differences(differences, clusters).p_value_at(difference)
+    return MeanDifference.from_differences(differences, clusters).compute_p_value_against(difference)
 
 
 def controls(sums: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:

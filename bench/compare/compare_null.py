@@ -18,7 +18,7 @@ from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disag
 from runner_compare.model.data import TableRow
 from runner_compare.statistics import ALPHA, Finding, decide_comparisons
 from runner_compare.statistics.planning import find_smallest_detectable_difference
-from runner_compare.statistics.stats import detectable_unpaired_difference
+from runner_compare.statistics.stats import find_detectable_unpaired_difference
 from runner_compare.ways.verdicts import compare_pair, compare_unpaired_accuracies
 
 FAMILY = 5  # comparisons of one table with one baseline
@@ -130,7 +130,7 @@ def unpaired(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             return solved
 
         null, said = promised([unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs))
-        gap = detectable_unpaired_difference(n, n, accuracy) or accuracy
+        gap = find_detectable_unpaired_difference(n, n, accuracy) or accuracy
         power = Rate(
             sum(worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)), pairs
         )

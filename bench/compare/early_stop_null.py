@@ -20,8 +20,8 @@ import numpy as np
 from simulation import Limits, Rate, Solved, Table, answers, begin, disagreement
 
 from runner_compare.statistics import ALPHA
-from runner_compare.statistics.sequential import SequentialPairs, Side, sequential_p_value
-from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.statistics.sequential import SequentialPairs, Side, compute_sequential_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
 
 QUESTIONS = 1319  # of GSM8K's test split
 # accuracy, rho
@@ -62,7 +62,9 @@ def jeffreys_decides(wins: int, losses: int) -> bool:
     return beta + total * math.log(2) >= math.log(1 / ALPHA)
 
 
-BETS = Rule(lambda wins, losses: sequential_p_value(wins, losses) <= ALPHA)  # as task.early_stop_vs stops
+BETS = Rule(
+    lambda wins, losses: compute_sequential_p_value(wins, losses) <= ALPHA
+)  # as task.early_stop_vs stops
 JEFFREYS = Rule(jeffreys_decides)
 
 
@@ -95,7 +97,7 @@ def simulate(
         bets.job(ours, theirs, BETS)
         jeffreys.job(ours, theirs, JEFFREYS)
         wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        mcnemar_better += wins > losses and mcnemar_exact_p_value(wins, losses) < ALPHA
+        mcnemar_better += wins > losses and compute_exact_mcnemar_p_value(wins, losses) < ALPHA
     return bets, jeffreys, mcnemar_better
 
 

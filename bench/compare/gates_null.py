@@ -25,8 +25,8 @@ from runner_compare.metrics import KL_SHARES
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as Compared
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
-from runner_compare.statistics.ratios import ratio_of_sums, ratio_standard_error
-from runner_compare.statistics.stats import ALPHA, student_quantile
+from runner_compare.statistics.ratios import compute_ratio_standard_error, ratio_of_sums
+from runner_compare.statistics.stats import ALPHA, compute_student_quantile
 from runner_compare.statistics.token_percentiles import TokenValues
 
 Generator = np.random.Generator
@@ -72,7 +72,7 @@ def divergence(rare: float, key: str) -> Draw:
             * np.exp(generator.normal(0, 0.3, n))
         )
         values = TokenValues((scales[:, None] * np.exp(generator.normal(0, 1, (n, TOKENS)))).tolist())
-        ends = values.interval(share)
+        ends = values.compute_interval(share)
         known = {} if ends is None else {f"{key}_low": ends[0], f"{key}_high": ends[1]}
         return run_of({key: values.percentile(share), "n": float(n)} | known)
 
@@ -141,7 +141,7 @@ def text_job(key: str, texts: Texts) -> Draw:
 
 def student_ends(sums: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
     """Return Student's interval of a ratio over texts: a control."""
-    half = student_quantile(ALPHA, len(sums) - 1) * ratio_standard_error(sums, sizes)
+    half = compute_student_quantile(ALPHA, len(sums) - 1) * compute_ratio_standard_error(sums, sizes)
     return ratio_of_sums(sums, sizes) - half, ratio_of_sums(sums, sizes) + half
 
 

@@ -26,8 +26,8 @@ from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
 from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_comparisons
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
-from runner_compare.statistics.ratios import get_p_value_factor, ratio_of_sums, ratio_standard_error
-from runner_compare.statistics.stats import student_quantile
+from runner_compare.statistics.ratios import compute_ratio_standard_error, get_p_value_factor, ratio_of_sums
+from runner_compare.statistics.stats import compute_student_quantile
 from runner_compare.ways import PairingOptions, compare_runs
 from tools.commands import samples_of
 
@@ -226,7 +226,7 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     job_figures = compute_likelihood_metrics(texts)
     low, high = (job_figures[f"kl_nats_per_token_{end}"] for end in ("low", "high"))
     sums, sizes = divergences.tolist(), tokens.tolist()
-    half = student_quantile(ALPHA, len(sums) - 1) * ratio_standard_error(sums, sizes)
+    half = compute_student_quantile(ALPHA, len(sums) - 1) * compute_ratio_standard_error(sums, sizes)
     return not low <= truth <= high, abs(ratio_of_sums(sums, sizes) - truth) > half
 
 

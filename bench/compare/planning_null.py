@@ -41,9 +41,9 @@ from runner_compare.statistics.planning import (
     plan_questions_to_detect,
     plan_samples_to_detect,
 )
-from runner_compare.statistics.ratios import ratio_standard_error
+from runner_compare.statistics.ratios import compute_ratio_standard_error
 from runner_compare.statistics.sequential import Side
-from runner_compare.statistics.stats import detectable_paired_difference, mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, find_detectable_paired_difference
 
 # disagreement, difference
 KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]
@@ -123,7 +123,8 @@ def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[li
                 hits = plans = 0
                 for wins, losses in (drawn(generator, first, rate) for _ in range(pairs)):
                     if margin and (
-                        shows(wins, losses, first, 1, SIZE) or mcnemar_exact_p_value(wins, losses) < ALPHA
+                        shows(wins, losses, first, 1, SIZE)
+                        or compute_exact_mcnemar_p_value(wins, losses) < ALPHA
                     ):
                         continue  # nothing has to be planned
                     plans += 1
@@ -201,7 +202,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     for n, noise, level in EARLY:
         losses = (
             find_early_stop_detectable_loss(n, noise, level),
-            detectable_paired_difference(n, noise, level),
+            find_detectable_paired_difference(n, noise, level),
         )
         assert None not in losses
         found = [
@@ -250,7 +251,9 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     for margin in (True, False):
         hits, planned = 0, []
         for _ in range(TEXTS):
-            n = plan_samples_to_detect(ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
+            n = plan_samples_to_detect(
+                compute_ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT
+            )
             assert n is not None
             planned.append(n)
             test = SignFlipTest(*pair(n, 0.0 if margin else SHIFT), "token")
@@ -274,7 +277,9 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
     easier: list[Rate] = []
     for name, (differences, tokens) in real_texts().items():
         shift = (
-            ERRORS * ratio_standard_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+            ERRORS
+            * compute_ratio_standard_error(differences.tolist(), tokens.tolist())
+            * (REAL_TEXTS / 200) ** 0.5
         )
 
         def pair(

@@ -33,7 +33,7 @@ from runner_compare.statistics import (
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
 from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, compute_mean_difference_interval
-from runner_compare.statistics.stats import holm_adjust, mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, holm_adjust
 
 MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
@@ -113,7 +113,7 @@ def draw(
         ]
 
 
-mcnemar = lru_cache(maxsize=None)(mcnemar_exact_p_value)
+mcnemar = lru_cache(maxsize=None)(compute_exact_mcnemar_p_value)
 
 
 def look(

@@ -31,7 +31,7 @@ from runner_compare.statistics import (
     ratios,
 )
 from runner_compare.statistics.pooling import PairedTexts, PoolingWeights
-from runner_compare.statistics.stats import student_quantile
+from runner_compare.statistics.stats import compute_student_quantile
 
 NF4, FP4 = "nf4 − none", "fp4 − none"  # real texts
 
@@ -106,10 +106,12 @@ def by_student(texts: Texts, weights: PoolingWeights, truth: float) -> bool:
     lists = [(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
     share = shares(texts, weights)
     value = sum(part * ratios.ratio_of_sums(*pair) for part, pair in zip(share, lists, strict=True))
-    errors = [part * ratios.ratio_standard_error(*pair) for part, pair in zip(share, lists, strict=True)]
+    errors = [
+        part * ratios.compute_ratio_standard_error(*pair) for part, pair in zip(share, lists, strict=True)
+    ]
     fourth = sum(error**4 / (len(pair[0]) - 1) for error, pair in zip(errors, lists, strict=True))
     error = math.hypot(*errors)
-    return abs(value - truth) > student_quantile(ALPHA, max(1, int(error**4 / fourth))) * error
+    return abs(value - truth) > compute_student_quantile(ALPHA, max(1, int(error**4 / fourth))) * error
 
 
 def level(

@@ -204,7 +204,7 @@ def twenty_points(generator: np.random.Generator, pairs: int) -> None:
             solved, family = family_answers(generator, families, OF_TEN, False, [0.8, 0.6])
             low, high = MeanDifference.from_differences(
                 (solved[1].astype(float) - solved[0]).tolist(), family.tolist()
-            ).interval()
+            ).compute_interval()
             widths.append(high - low)
         table.row(families, f"{100 * np.median(widths):.1f}")
 

@@ -15,7 +15,7 @@ from simulation import Limits, Rate, Table, begin
 from team_tokens import LINKS, SPREAD, TOKENS, answers
 
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.token_costs import Estimate, TokenCells, cost_per_correct_answer
+from runner_compare.statistics.token_costs import Estimate, TokenCells, estimate_cost_per_correct_answer
 
 SETTINGS = [  # questions, accuracy, what hard ones take, the part of prompts
     (10, 0.70, "more", 0.2),
@@ -55,7 +55,7 @@ def covered(
         share = Estimate(float(np.mean(shares)), *accuracy_interval(shares, [None] * questions))
         cells = TokenCells(prompt.tolist(), new.tolist(), [shares])
         prompts = part * prompt.mean() / PROMPT / job
-        cost = cost_per_correct_answer(cells, share, job / share.value, float(prompts))
+        cost = estimate_cost_per_correct_answer(cells, share, job / share.value, float(prompts))
         assert cost is not None
         missed += not cost.low <= truth <= cost.high
         missed_by_control += not job / share.high <= truth <= job / max(share.low, 1e-9)

@@ -176,7 +176,7 @@ class Drawn(Reader):
         """Return what was drawn for the run."""
         return self.answers[run.run_id]
 
-    of_baseline = numbers = load_answers
+    load_baseline_answers = load_metric_values = load_answers
 
     def load_text_scores(self, run: Run) -> Texts:
         """Return the texts that were drawn for the run."""

@@ -150,7 +150,7 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> list[Rate]:
             for key, share in KL_SHARES.items():
                 truth, given = (
                     whole.percentile(share),
-                    [ends for it in jobs_drawn if (ends := it.interval(share))],
+                    [ends for it in jobs_drawn if (ends := it.compute_interval(share))],
                 )
                 missed = sum(not low <= truth <= high for low, high in given)
                 rates += [Rate(missed, len(given))] if given else []

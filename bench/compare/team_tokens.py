@@ -19,7 +19,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA, MeanFlipTest, SeedTest
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.seed_means import accuracy_interval_over_seeds, estimate_question_error
+from runner_compare.statistics.seed_means import compute_accuracy_interval_over_seeds, estimate_question_error
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
@@ -71,7 +71,7 @@ def main() -> int:
         inside = [0, 0, 0, 0]
         for _ in range(jobs):
             solved, taken = answers(generator, seeds, generator.normal(size=questions), accuracy, apart, link)
-            ends = accuracy_interval_over_seeds(solved.tolist()) if seeds > 1 else accuracy_interval(
+            ends = compute_accuracy_interval_over_seeds(solved.tolist()) if seeds > 1 else accuracy_interval(
                 solved[0].tolist(), [None] * questions
             )  # fmt: skip
             share = Estimate(float(solved.mean()), *ends)
@@ -83,7 +83,7 @@ def main() -> int:
             for place, (it, truth) in enumerate(zip(found, truths, strict=True)):
                 inside[place] += it.low <= truth <= it.high
             alone = estimate_question_error(solved.mean(axis=0).tolist())
-            inside[3] += abs(share.value - accuracy) <= alone.error_bound(ALPHA, True)
+            inside[3] += abs(share.value - accuracy) <= alone.compute_error_bound(ALPHA, True)
         rates = [Rate(count, jobs) for count in inside]
         table.row(seeds, questions, accuracy, apart, hard_take, *(it.plain for it in rates))
         limits.missed += [Rate(jobs - it.times, jobs) for it in rates[:3]]

@@ -32,7 +32,7 @@ from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.statistics import ALPHA, Decision, Finding
-from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
 from runner_compare.ways.verdicts import compare_answers, create_mcnemar_test
 
 NAMES = ("none", "int8", "nf4", "kv8")
@@ -182,7 +182,9 @@ class Questions:
         sums = (own.astype(float) - base) @ members
         sizes = np.broadcast_to(members.sum(axis=0).astype(float), sums.shape)
         won, lost = ((one & ~other).sum(axis=1) for one, other in ((own, base), (base, own)))
-        alone = [mcnemar_exact_p_value(*pair) for pair in zip(won.tolist(), lost.tolist(), strict=True)]
+        alone = [
+            compute_exact_mcnemar_p_value(*pair) for pair in zip(won.tolist(), lost.tolist(), strict=True)
+        ]
         return PartTest(won - lost, p_values(sums, sizes, 0.0), np.array(alone))
 
 

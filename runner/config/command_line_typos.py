@@ -25,7 +25,7 @@ def reject_mistyped_arguments(
     for index, word in enumerate(arguments):
         rest = arguments[index + 1 :]
         if word in unknown_options and word.startswith("-"):
-            raise _unknown_option_error(word, rest, options)
+            raise _make_unknown_option_error(word, rest, options)
         if rest and not word.startswith("-") and (fixed := _rejoin_split_override(word, rest)):
             joined, problem = fixed
             raise ConfigError(
@@ -72,7 +72,7 @@ def _join_override_arguments(argument: str, following_arguments: Sequence[str]) 
     return joined
 
 
-def _unknown_option_error(
+def _make_unknown_option_error(
     argument: str, following_arguments: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     name, equals, value = argument.partition("=")

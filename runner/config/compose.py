@@ -31,7 +31,7 @@ from runner.config.deleted_groups import reject_deleted_groups
 from runner.config.error_messages import convert_config_errors
 from runner.config.gguf_files import add_gguf_quantization_override
 from runner.config.hydra import split_job_config_and_choices
-from runner.config.messages import unknown_choice_error
+from runner.config.messages import make_unknown_choice_error
 from runner.config.missing_keys import find_missing_key_overrides
 from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.root import RunnerConfig
@@ -62,7 +62,7 @@ def build_group_configs(
     """
     for group, choice in choices.items():
         if choice not in (options := list_choices(group)):
-            raise unknown_choice_error(group, choice, options)
+            raise make_unknown_choice_error(group, choice, options)
     with convert_config_errors():
         composed, _ = compose_job(
             [*default_overrides, *(f"{group}={choice}" for group, choice in choices.items())]

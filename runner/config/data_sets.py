@@ -95,12 +95,12 @@ def resolve_data_set_key(key: str, *, _parent_: DictConfig, _root_: DictConfig) 
     `${data_set:data}` is the data set itself where none is named.
     """
     if key == "data":
-        return _default_data_set_name(_root_)
+        return _get_default_data_set_name(_root_)
     keys = _get_data_set_task_keys(_parent_, find_data_set(str(_parent_.data), _root_))
     return keys[key] if key in keys else _get_schema_default(_parent_, key)
 
 
-def _default_data_set_name(root_config: DictConfig) -> str:
+def _get_default_data_set_name(root_config: DictConfig) -> str:
     model, schema = root_config._get_node("model"), OmegaConf.get_type(root_config, "model")
     is_local = isinstance(schema, type) and issubclass(schema, LocalModelConfig)
     name = model._get_node("name") if is_local and isinstance(model, DictConfig) else None
@@ -140,9 +140,9 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
                     task, key, keys[key] if key in keys else _get_schema_default(task, key), merge=False
                 )
             except ValidationError as error:
-                from runner.config.messages import wrong_value_error  # most files need no message
+                from runner.config.messages import make_wrong_value_error  # most files need no message
 
-                wrong = wrong_value_error(error, f"{key}={keys[key]}")
+                wrong = make_wrong_value_error(error, f"{key}={keys[key]}")
                 if data_set is not None:  # whose file has the value
                     wrong = ConfigError(str(wrong), key=data_set.where, code=wrong.code)
                 raise wrong from error

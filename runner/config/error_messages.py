@@ -19,7 +19,7 @@ from omegaconf.errors import (
 
 from runner.config.command_line_typos import make_stray_argument_error
 from runner.config.groups import KeyType, find_key_type
-from runner.config.messages import unknown_choice_error, unknown_key_error, wrong_value_error
+from runner.config.messages import make_unknown_choice_error, make_unknown_key_error, make_wrong_value_error
 from runner_base import ConfigError, RunnerError, find_plug_ins
 
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra
@@ -46,15 +46,15 @@ def explain_error(error: BaseException) -> str | None:
 
 def _to_config_error(error: BaseException) -> ConfigError | None:
     if isinstance(error, MissingConfigException):
-        return _missing_config_error(error)
+        return _make_missing_config_error(error)
     if isinstance(error, OverrideParseException):
-        return _unparsable_override_error(error.override)
+        return _make_unparsable_override_error(error.override)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _find_override_error(error) or _first_lines_error(error)
     return None
 
 
-def _unparsable_override_error(override: str) -> ConfigError:
+def _make_unparsable_override_error(override: str) -> ConfigError:
     """Build the error for an override that Hydra's grammar rejects. It contains the corrected override."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
@@ -71,7 +71,7 @@ def _quote_override(key: str, value: str) -> str:
     return f"\"{key}='{value}'\"" if "'" not in value else f"'{key}=\"{value}\"'"
 
 
-def _multiple_values_error(key: str, value: str) -> ConfigError:
+def _make_multiple_values_error(key: str, value: str) -> ConfigError:
     kind = find_key_type(key) or KeyType()
     fix = (
         f". If the value is one text, add inner quotes: {_quote_override(key, value)}"
@@ -87,7 +87,7 @@ def _multiple_values_error(key: str, value: str) -> ConfigError:
     )
 
 
-def _missing_config_error(error: MissingConfigException) -> ConfigError:
+def _make_missing_config_error(error: MissingConfigException) -> ConfigError:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
         install = f"pip install 'runner-llm[{choice.partition('_')[0]}]'"
@@ -99,7 +99,7 @@ def _missing_config_error(error: MissingConfigException) -> ConfigError:
             f"its package lacks the file conf/{group}/{choice}.yaml", key=plug_in, code="not_found"
         )
     if group and error.options:
-        return unknown_choice_error(group, choice, error.options)
+        return make_unknown_choice_error(group, choice, error.options)
     return _first_lines_error(error)
 
 
@@ -119,20 +119,20 @@ def _find_override_error(error: BaseException) -> ConfigError | None:
     if match := re.match(r"ConfigError raised while resolving interpolation: (\S+?)=(\S+): ([^\n]+)", text):
         return ConfigError(match[3], key=match[1], value=match[2], code="bad_value")
     if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
-        return unknown_key_error(match[1])
+        return make_unknown_key_error(match[1])
     if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):
-        return unknown_key_error(match[1])
+        return make_unknown_key_error(match[1])
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
-        return _multiple_values_error(match[1], match[2])
+        return _make_multiple_values_error(match[1], match[2])
     match = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
     written = match[1] if match else ""
     key, _, value = written.partition("=")
     if key.lstrip("+").startswith("profile."):  # the only group that is a text in the config
-        return unknown_key_error(key.lstrip("+"), value=value)
+        return make_unknown_key_error(key.lstrip("+"), value=value)
     if isinstance(cause, ValidationError):
-        return wrong_value_error(cause, written)
+        return make_wrong_value_error(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return unknown_key_error(
+        return make_unknown_key_error(
             cause.full_key or key, cause.object_type, value if key == cause.full_key else None
         )
     if isinstance(cause, MissingMandatoryValue):

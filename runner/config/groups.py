@@ -51,16 +51,16 @@ def schema_keys(schema: object) -> set[str]:
     return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 
-def used_plugin_packages(config: RunnerConfig) -> dict[str, str]:
+def list_used_plugin_packages(config: RunnerConfig) -> dict[str, str]:
     """Return the package and version of every plug-in that a job uses. They are part of the job id and
     the record.
     """
     of_metrics = [f"{name} of {find_plug_ins('metric')[name].package}" for name in config.metrics]
-    found = {f"{key}.package": plug_in.package for key, plug_in in _used_plugins(config)}
+    found = {f"{key}.package": plug_in.package for key, plug_in in _list_used_plugins(config)}
     return found | ({"metrics.package": ", ".join(of_metrics)} if of_metrics else {})
 
 
-def _used_plugins(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
+def _list_used_plugins(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for group in ("model", "quantization", "task"):
         schemas = GROUPS[group]
         assert isinstance(schemas, Choices)

@@ -91,7 +91,7 @@ def _warn_of_shadowed_plugin(group: str, choice: str) -> None:
         print_message(f"warning: {plug_in} is ignored, because the runner already has {group}={choice}")
 
 
-def config_to_yaml(composed: DictConfig) -> str:
+def format_config_as_yaml(composed: DictConfig) -> str:
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
         if (choice := get_choice_name(OmegaConf.get_type(composed, group))) is not None:
@@ -104,9 +104,9 @@ def _reject_unknown_keys(prefix: str, composed: DictConfig) -> None:
     known = schema_keys(schema)
     for key in map(str, composed):
         if key not in known:
-            from runner.config.messages import unknown_key_error  # most configs need no message
+            from runner.config.messages import make_unknown_key_error  # most configs need no message
 
-            raise unknown_key_error(f"{prefix}{key}", schema, composed._get_node(key))
+            raise make_unknown_key_error(f"{prefix}{key}", schema, composed._get_node(key))
         node = composed._get_node(key)
         _reject_scalar_for_container(f"{prefix}{key}", composed, key, node)
         if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):

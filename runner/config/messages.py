@@ -33,7 +33,7 @@ REPEAT = "task.repeat_index"
 NOTES = "notes"  # the user's own keys
 
 
-def unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> ConfigError:
+def make_unknown_choice_error(group: str, choice: str, options: Iterable[str]) -> ConfigError:
     """Build the error for an unknown choice of a config group. The error suggests a similar choice, or
     the new name.
     """
@@ -50,7 +50,7 @@ def _format_plugin_packages(kind: str) -> str:
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
-def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
+def make_wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
     before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
@@ -69,7 +69,7 @@ def wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
     return ConfigError(reason, key=key, value=value or NOT_GIVEN, code="bad_value")
 
 
-def unknown_key_error(key: str, owner: object = None, value: object = None) -> ConfigError:
+def make_unknown_key_error(key: str, owner: object = None, value: object = None) -> ConfigError:
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":

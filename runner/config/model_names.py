@@ -6,7 +6,7 @@ from runner_base import short_model_name
 from runner_engine import LoraConfig
 
 
-def adapter_display_name(lora: LoraConfig) -> str:
+def make_adapter_display_name(lora: LoraConfig) -> str:
     """Return the adapter's Hub id, folder name, or file name without extension.
 
     Without an adapter, the name is `none`.

@@ -37,7 +37,7 @@ from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_option_names
 from runner.config.renamed_keys import rename_old_keys_in_yaml
 from runner.config.root import RunnerConfig
-from runner.config.yaml_files import check_yaml_before_loading, fast_yaml_loader
+from runner.config.yaml_files import check_yaml_before_loading, get_fast_yaml_loader
 from runner_base import find_plug_ins
 from runner_base.plugins import builtin_conf_files
 
@@ -101,7 +101,7 @@ class CheckedFiles(FileConfigSource):
     def _load_option_file(self, file: Path) -> ConfigResult:
         """Load the YAML file of a built-in option as if the file were in conf/."""
         text = file.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=fast_yaml_loader())
+        content = yaml.load(text, Loader=get_fast_yaml_loader())
         config: Any = _merge_yaml_into_schema(content) or OmegaConf.create({} if content is None else content)
         return ConfigResult(
             self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512])

@@ -40,7 +40,7 @@ def check_yaml_before_loading(file: Traversable) -> Iterator[None]:
 
 
 @cache
-def fast_yaml_loader() -> Any:
+def get_fast_yaml_loader() -> Any:
     """Return OmegaConf's YAML loader class, with libyaml's fast parser if libyaml is installed.
 
     It is for the included files, which a test reads in both ways: of users' files libyaml accepts a

@@ -65,7 +65,7 @@ class EnergyCounters:
             later - before for later, before in zip(later_reading.gpus, earlier_reading.gpus, strict=True)
         )
 
-    def num_other_gpu_programs(self) -> int:
+    def count_other_gpu_programs(self) -> int:
         """Return the number of other programs that use the measured GPUs."""
         if not self._gpus:
             return 0

@@ -96,7 +96,7 @@ class JobEnergyMeter:
             return note("no_counters", reasons=tuple(self.energy.why_not))
         if beside := self.beside():
             return note("shared_counters", other=note("other_work", what=beside))
-        others = self.energy.num_other_gpu_programs()
+        others = self.energy.count_other_gpu_programs()
         return note("shared_counters", other=note("others_on_gpus", count=others)) if others else None
 
 

@@ -45,7 +45,7 @@ class ThinkingPrinter:
         self._is_open = False
 
 
-def read_user_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator[str]:
+def read_terminal_lines(read_line: Callable[[str], str], exit_hint: str) -> Iterator[str]:
     """Yield the lines that a user types. A final backslash continues the line, and Ctrl-C twice ends the
     input.
     """
@@ -124,7 +124,7 @@ def record_ctrl_c() -> Iterator[list[bool]]:
     """
     pressed: list[bool] = []
 
-    def on_sigint(*_: Any) -> None:
+    def handle_sigint(*_: Any) -> None:
         if not pressed:
             raise CtrlCWhileReading
         if pressed[0]:
@@ -135,7 +135,7 @@ def record_ctrl_c() -> Iterator[list[bool]]:
     if before is not signals.handle_signal:  # if nohup or a shell's & ignores it, it stays ignored
         yield pressed
         return
-    signal.signal(signal.SIGINT, on_sigint)
+    signal.signal(signal.SIGINT, handle_sigint)
     try:
         yield pressed
     finally:

@@ -85,9 +85,9 @@ def parse_conversation(text: str) -> tuple[Message, ...]:
     return _validate_messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
 
 
-def prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
+def convert_prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
     if isinstance(prompt, BranchedPrompt):
-        return prompt_to_json(prompt.main) | {"branches": list(prompt.branches)}
+        return convert_prompt_to_json(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
         return {"prompt": prompt}
     return {"messages": [message.to_dict() for message in prompt]}
@@ -95,7 +95,7 @@ def prompt_to_json(prompt: GivenPrompt) -> dict[str, Any]:
 
 def hash_prompts(prompts: list[GivenPrompt]) -> str:
     """Return the SHA-256 of all prompts in order. Equal prompts from different sources have equal hashes."""
-    text = json.dumps([prompt_to_json(prompt) for prompt in prompts], ensure_ascii=False)
+    text = json.dumps([convert_prompt_to_json(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -130,16 +130,16 @@ def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
     return turns
 
 
-def completions_to_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
+def format_completions_as_jsonl(prompts: list[GivenPrompt], samples: dict[int, Sample]) -> str:
     """Return the content of completions.jsonl, with one line per prompt in the order of the prompts."""
     lines = (
-        {"index": index, **prompt_to_json(given), **completion_to_json(given, samples[index])}
+        {"index": index, **convert_prompt_to_json(given), **convert_completion_to_json(given, samples[index])}
         for index, given in enumerate(prompts)
     )
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]:
+def convert_completion_to_json(prompt: GivenPrompt, sample: Sample) -> dict[str, object]:
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(prompt, BranchedPrompt):
         return {

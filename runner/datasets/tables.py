@@ -73,7 +73,7 @@ def read_table_rows(files: Iterable[Path], select_columns: Columns) -> Iterator[
     return (
         (f"{path}, row {number}", row)
         for path in files
-        for number, row in enumerate(_read_table(path, select_columns), 1)
+        for number, row in enumerate(_read_data_table(path, select_columns), 1)
     )
 
 
@@ -146,7 +146,7 @@ def _check_all_shards_exist(files: list[Path]) -> list[Path]:
     return files
 
 
-def _read_table(path: Path, select_columns: Columns) -> Iterator[dict[str, Any]]:
+def _read_data_table(path: Path, select_columns: Columns) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     kind = "a parquet file" if path.suffix == ".parquet" else "an Arrow file"

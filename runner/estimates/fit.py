@@ -49,7 +49,7 @@ def get_free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = N
     The memory that the process itself needs is subtracted.
     """
     if machine.resolve_device_class(device) == "cuda":
-        free = {str(number): mib for number, mib in enumerate(visible_gpus.free_gpu_memory_mib())}
+        free = {str(number): mib for number, mib in enumerate(visible_gpus.measure_free_gpu_memory_mib())}
         if max_memory is None:  # one device
             named = device.partition(":")[2]
             places = [named] if named in free else [] if named else free

@@ -179,7 +179,7 @@ def estimate_time_at_speed(
     """Estimate a job's time from a model's speed, assuming that every answer has its maximum length."""
     amounts = estimate_requested_completions(config, num_questions)
     is_exact = all(amount.is_exact for amount in amounts)
-    seconds = sum(speed.seconds(amount, amount.rows or batch_size) for amount in amounts)
+    seconds = sum(speed.estimate_seconds(amount, amount.rows or batch_size) for amount in amounts)
     seconds += config.task.num_limit_measurements * speed.limits_s
     each_s = speed.load_s + speed.merge_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)

@@ -44,9 +44,9 @@ class Speed:
         tokens, seconds = self.prefill[-1]
         return seconds / tokens
 
-    def seconds(self, amount: RequestedCompletions, batch_size: int) -> float:
+    def estimate_seconds(self, amount: RequestedCompletions, batch_size: int) -> float:
         if self.without_guesses is not None and not amount.is_guessed:
-            return self.without_guesses.seconds(amount, batch_size)
+            return self.without_guesses.estimate_seconds(amount, batch_size)
         batch_size = max(1, min(batch_size, amount.completions))
         waves, rest = divmod(amount.completions, batch_size)
         waves_s = waves * self._estimate_batch_seconds(amount, batch_size) + (

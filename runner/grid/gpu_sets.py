@@ -31,7 +31,7 @@ class GpuAllocator:
     are_shared: bool = False  # whether several workers may have the same GPU
     are_all_seen: bool = False  # whether each worker sees all of them, as a job alone does
 
-    def allocate(
+    def allocate_gpus(
         self, need: ResourceNeed, workers_per_gpu: Counter[int], avoided_gpus: Collection[int] = ()
     ) -> GpuSet | None:
         """Return free GPUs for a new worker, or None if too few GPUs are free."""

@@ -34,7 +34,7 @@ KEY = "gate.baseline"
 BASELINE_GROUPS = (*named_job.MODEL_GROUPS, "generation")  # the baseline may differ in these
 
 
-def check_gate(plan: Sequence[PlannedJob]) -> None:
+def check_gate_settings(plan: Sequence[PlannedJob]) -> None:
     """Raise ConfigError if the gate cannot decide, before any job runs."""
     configs = [planned.config for planned in plan if planned.config is not None]
     if len({repr(config.gate) for config in configs}) > 1:
@@ -57,7 +57,7 @@ def check_gate(plan: Sequence[PlannedJob]) -> None:
 
 
 @contextmanager
-def exit_with_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> Iterator[None]:
+def exit_with_gate_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> Iterator[None]:
     """After this block reports the grid's results, run the gate and exit with its code.
 
     A failed job is no error then, but a candidate with the verdict NO-GO. Without gate.baseline, do nothing.
@@ -75,7 +75,7 @@ def exit_with_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutc
 def prepare_job_gate(overrides: list[str], config: RunnerConfig) -> Callable[[Record], int]:
     """Check the gate of a single job. The returned function runs the gate and returns the exit code."""
     plan = [plan_job(overrides, config)]
-    check_gate(plan)
+    check_gate_settings(plan)
     return lambda record: run_gate(plan, {0: JobOutcome(record.status, record, record.error or "")})
 
 

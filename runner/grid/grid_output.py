@@ -148,7 +148,7 @@ def print_plan(plan: list[PlannedJob]) -> None:
         create_console(non_terminal_width=NO_WIDTH if is_full else WIDTH), columns, plans.HAS_ALL_COLUMNS
     )
     if any(estimate.fit is not None for estimate in estimates.values()):
-        room, of_gpus = _get_free_main_memory_mib(), visible_gpus.free_gpu_memory_mib()
+        room, of_gpus = _get_free_main_memory_mib(), visible_gpus.measure_free_gpu_memory_mib()
         print("\n".join(plans.format_memory_lines(PROCESS_MIB, *room, of_gpus)))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
     for line in render_notes(make_statistical_power_notes(plan, estimates, is_quick)):

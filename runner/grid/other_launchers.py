@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from runner.config.hydra import config_to_yaml, to_runner_config
+from runner.config.hydra import format_config_as_yaml, to_runner_config
 from runner.config.root import AUTO, RunnerConfig
 from runner.grid.outcomes import JobOutcome, make_outcome_from_error, run_grid_job
 from runner.grid.plan import PlannedJob
@@ -76,7 +76,7 @@ def run_launched_job(composed: DictConfig, hydra_config: HydraConf) -> JobOutcom
         progress.set_progress_sink(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
         outcome = run_grid_job(
-            to_runner_config(composed, hydra_config.runtime.choices), config_to_yaml(composed)
+            to_runner_config(composed, hydra_config.runtime.choices), format_config_as_yaml(composed)
         )
     print_message(format_job_outcome_line(hydra_config.overrides.task, outcome))
     return outcome

@@ -22,7 +22,7 @@ from runner.grid import model_list
 from runner.grid.dependencies import add_dependency_jobs
 from runner.grid.expand import ValueGetter, check_exclude_keys, expand_grid, is_excluded_by_rules
 from runner.grid.gguf_grids import reject_quantization_sweep_of_gguf
-from runner.grid.grid_gate import check_gate, exit_with_verdict
+from runner.grid.grid_gate import check_gate_settings, exit_with_gate_verdict
 from runner.grid.grid_output import (
     build_grid_table_rows,
     build_job_labels,
@@ -116,7 +116,7 @@ class GridSweeper(LaunchingSweeper):
         """Plan the grid and, unless plan=true, run it."""
         grid = self.plan_grid(arguments)
         settings = grid.settings
-        check_gate(grid.plan)
+        check_gate_settings(grid.plan)
         # once, not for each job
         check_output_folder("output_dir", settings.output_dir, needs_write=not settings.plan)
         if grid.settings.plan:
@@ -125,7 +125,7 @@ class GridSweeper(LaunchingSweeper):
             reject_impossible_jobs(grid.plan)
             return
         interrupted = self.run_unfinished_jobs(grid)
-        with exit_with_verdict(grid.plan, grid.outcomes):
+        with exit_with_gate_verdict(grid.plan, grid.outcomes):
             report_grid_results_and_failures(grid, interrupted)
 
     def run_unfinished_jobs(self, grid: Grid) -> bool:

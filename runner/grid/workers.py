@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from runner.config.hydra import config_to_yaml
+from runner.config.hydra import format_config_as_yaml
 from runner.engines.kinds import ResourceNeed
 from runner.grid import forking
 from runner.grid.executor import Executor
@@ -95,7 +95,7 @@ class WorkerPool(Executor):
         if worker is not None:
             return self._sets.can_run_on_gpu_set(worker.gpus, need, avoided)
         others = [*self._workers, *self._leaving]
-        picked = self._sets.allocate(need, self._workers_per_gpu, avoided)
+        picked = self._sets.allocate_gpus(need, self._workers_per_gpu, avoided)
         on_cpu = sum(not other.gpus.numbers for other in others)
         return picked is not None and (bool(picked.numbers) or on_cpu < self.limits.on_cpu)
 
@@ -251,7 +251,7 @@ class WorkerPool(Executor):
         assert planned.composed is not None
         try:
             worker.connection.send(
-                (planned.config, config_to_yaml(planned.composed), number in self._waiting)
+                (planned.config, format_config_as_yaml(planned.composed), number in self._waiting)
             )
         except OSError:
             self._handle_worker_death(worker)
@@ -262,7 +262,7 @@ class WorkerPool(Executor):
         parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
         need, avoided = self._get_resource_need_and_failed_gpus(job_numbers)
-        gpus = self._sets.allocate(need, self._workers_per_gpu, avoided) or GpuSet()
+        gpus = self._sets.allocate_gpus(need, self._workers_per_gpu, avoided) or GpuSet()
         self._started += 1
         with worker_end, log.open("ab") as stream:
             process = child_process.start_python(

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.config.compose import compose_job
 from runner.config.error_messages import convert_config_errors
-from runner.config.hydra import config_to_yaml, to_runner_config
+from runner.config.hydra import format_config_as_yaml, to_runner_config
 from runner.config.override_quoting import format_sweep_override, quote_override_values
 from runner.config.renamed_keys import rename_old_keys_in_overrides
 from runner.config.variables import read_variable_overrides
@@ -38,7 +38,7 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
                 value="true",
                 code="unsupported",
             )
-        return NotebookRecord.from_record(run(config, config_to_yaml(composed)))
+        return NotebookRecord.from_record(run(config, format_config_as_yaml(composed)))
 
 
 def to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]:

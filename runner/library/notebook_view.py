@@ -127,7 +127,7 @@ def draw_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> s
     lowest, highest = (0.0, 1.0) if metric.form.endswith("%") else (min(0.0, lowest), max(0.0, highest))
     span = (highest - lowest) or 1.0
     pieces = [
-        svg.format_text_line(
+        svg.format_svg_text(
             4, 16, f"{metric.title}{(', 95 % interval' if key in WITH_INTERVAL else '')}", bold=True
         )
     ]
@@ -138,18 +138,18 @@ def draw_shared_metric_svg(rows: Sequence[tuple[str, Mapping[str, float]]]) -> s
             return NAME_WIDTH + (at - lowest) / span * PLOT_WIDTH
 
         title = f"{name} {_format_metric_with_interval(key, metrics)}"
-        pieces.append(svg.format_text_line(4, y + 8, name if len(name) <= 34 else f"{name[:33]}…"))
-        pieces.append(svg.format_rectangle(to_x(lowest), y + 3, PLOT_WIDTH, 1, "#dddddd", title))
+        pieces.append(svg.format_svg_text(4, y + 8, name if len(name) <= 34 else f"{name[:33]}…"))
+        pieces.append(svg.format_svg_rectangle(to_x(lowest), y + 3, PLOT_WIDTH, 1, "#dddddd", title))
         is_bar = key in ALONE
         begin, end = (to_x(0.0), to_x(value)) if is_bar else (to_x(low), to_x(high))
-        pieces.append(svg.format_rectangle(begin, y, max(1.0, end - begin), 7, LINE, title))
-        pieces.append(svg.format_rectangle(to_x(value) - 2, y - 2, 4, 11, POINT, title))
+        pieces.append(svg.format_svg_rectangle(begin, y, max(1.0, end - begin), 7, LINE, title))
+        pieces.append(svg.format_svg_rectangle(to_x(value) - 2, y - 2, 4, 11, POINT, title))
         pieces.append(
-            svg.format_text_line(
+            svg.format_svg_text(
                 NAME_WIDTH + PLOT_WIDTH + 10, y + 8, _format_metric_with_interval(key, metrics)
             )
         )
-    return svg.build_document(
+    return svg.build_svg_document(
         NAME_WIDTH + PLOT_WIDTH + VALUE_WIDTH, ROW_HEIGHT * (len(rows) + 1) + 12, pieces
     )
 

@@ -91,7 +91,7 @@ def estimate_right_answer_probability(
     said = [
         _get_vote_and_correctness(choice, verdict_sources) for choice in sample.choices or [sample.answer]
     ]
-    return repeated_answer_metric.estimate(right, answers, AnswerVotes.from_answers(said))
+    return repeated_answer_metric.estimate_for_question(right, answers, AnswerVotes.from_answers(said))
 
 
 def _get_vote_and_correctness(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:

@@ -97,7 +97,7 @@ class SampleReader(Reader):
             run, read_text_scores, matches_logged_mean_likelihood, LOG_LIKELIHOOD
         )
 
-    def numbers(self, run: Run) -> Answers:
+    def load_metric_values(self, run: Run) -> Answers:
         """Return the compared metric of each question, for comparisons by a metric other than the verdict."""
         ways = [way for key in (SCORER, EXTRACTOR) if (way := run.get_value(key))]
         read = partial(read_sample_metric, metric_name=run.number or "", extractor_names=ways)
@@ -131,7 +131,7 @@ class SampleReader(Reader):
         samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
         return {question_identity(sample) for sample in samples if sample.left_out}
 
-    def load_costs(self, run: Run) -> Costs:
+    def load_token_costs(self, run: Run) -> Costs:
         """Return the cost of each scored question.
 
         Skips sample files whose counts differ from the counts logged to MLflow.
@@ -147,7 +147,7 @@ class SampleReader(Reader):
             "n and correct",
         )
 
-    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+    def iter_repeated_measurements(self, run: Run) -> Iterator[dict[str, list[float]]]:
         for path in self.find_files(run, REPEATS):
             try:
                 measures = read_repeats(path)

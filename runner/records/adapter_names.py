@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runner.config.model_names import adapter_display_name
+from runner.config.model_names import make_adapter_display_name
 from runner.config.root import RunnerConfig
 from runner_base import DataError, load_json_object, lock_file, replace_text_file_atomically
 from runner_base.texts import read_json_cache
@@ -32,7 +32,7 @@ def make_unique_adapter_name(config: RunnerConfig) -> str:
     adapter = config.lora.single_adapter
     if adapter is None:
         return ""
-    name, path = adapter_display_name(config.lora), Path(adapter.path).expanduser()
+    name, path = make_adapter_display_name(config.lora), Path(adapter.path).expanduser()
     if not path.exists():
         return name
     place, file = str(path.absolute()), Path(config.output_dir).expanduser() / FILE

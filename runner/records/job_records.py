@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.config.groups import used_plugin_packages
+from runner.config.groups import list_used_plugin_packages
 from runner.config.root import RunnerConfig, iterate_keys_affecting_timing
 from runner.records import adapter_names, flat_config, model_identity, run_names
 from runner.records.jobs import Job
@@ -23,7 +23,7 @@ def create_job_record(
     config: RunnerConfig, job: Job, task_version: int, data_set: dict[str, str] | None = None
 ) -> Record:
     """Return the record of a new job. The initial status is FAILED, in case the job crashes."""
-    params = dict(flat_config.flatten_config(config)) | used_plugin_packages(config)
+    params = dict(flat_config.flatten_config(config)) | list_used_plugin_packages(config)
     adapter = adapter_names.make_unique_adapter_name(config)
     return Record(
         job.job_id,

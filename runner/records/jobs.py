@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runner.config.groups import used_plugin_packages
+from runner.config.groups import list_used_plugin_packages
 from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.records.artifacts import find_changed_file
 from runner.records.jsonl_files import (
@@ -187,7 +187,7 @@ def identify_job(
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
-        "config": dict(iterate_job_id_keys(config)) | used_plugin_packages(config),
+        "config": dict(iterate_job_id_keys(config)) | list_used_plugin_packages(config),
         "evidence": input_hashes,
     }
     if is_measurement:

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from runner.config.choices import installed_choice_files
-from runner.config.model_names import adapter_display_name
+from runner.config.model_names import make_adapter_display_name
 from runner.config.root import RunnerConfig
 from runner.records.flat_config import format_as_override
 from runner_base import NotInIdentity, short_model_name
@@ -25,7 +25,7 @@ def create_run_name(config: RunnerConfig, unique_adapter_name: str = "") -> str:
     plain = ("none", "native", "greedy")
     names = [config.task.name, short_model_name(config.model.name)]
     called = (
-        f"lora={unique_adapter_name or adapter_display_name(config.lora)}"
+        f"lora={unique_adapter_name or make_adapter_display_name(config.lora)}"
         if config.lora.single_adapter
         else "none"
     )

@@ -71,10 +71,10 @@ def run_program_with_tests(
         packages=packages,
         test_runner=_compile_test_runner(),
     )
-    return _classify_output(output, sandbox, token)
+    return _classify_test_output(output, sandbox, token)
 
 
-def _classify_output(output: ProcessOutput, sandbox: Sandbox, token: str) -> TestedProgram:
+def _classify_test_output(output: ProcessOutput, sandbox: Sandbox, token: str) -> TestedProgram:
     if output.stop is not None:
         return TestedProgram(STOPS[output.stop], output.stop_reason)
     if not output.is_complete:

@@ -114,8 +114,8 @@ def run_program_and_tests(
     loaded, builtin_names = sys.modules, dict(vars(sys.modules["builtins"]))
     test_names = {"__name__": "tests", "__builtins__": builtin_names}
     kept_modules = {name: loaded[name] for name in test_modules if name in loaded}
-    restore_modules = _make_restore()
-    call_checked = _make_checked_call(restore_modules, _make_value_check())
+    restore_modules = _make_module_restorer()
+    call_checked = _make_checked_call(restore_modules, _make_return_value_check())
 
     def wrap_function(function: Any) -> Any:
         def call_function(*arguments: Any, **named: Any) -> Any:
@@ -129,7 +129,7 @@ def run_program_and_tests(
         if name in loaded:
             vars(loaded.pop(name)).clear()
     loaded["program"] = loaded["__main__"] = module
-    sys.addaudithook(_make_hook(settings["imports_are_done"]))
+    sys.addaudithook(_make_audit_hook(settings["imports_are_done"]))
     try:
         execute(program, space)
         restore_modules()
@@ -160,7 +160,7 @@ def run_program_and_tests(
     return token, ""
 
 
-def _make_restore() -> Any:
+def _make_module_restorer() -> Any:
     """Return a function that gives all modules, and the builtins, the names that they have now."""
     import gc
 
@@ -228,7 +228,7 @@ def _make_checked_call(restore_modules: Any, check_value: Any) -> Any:
     return call_checked
 
 
-def _make_value_check() -> Any:
+def _make_return_value_check() -> Any:
     """Return a function that rejects values whose comparison the program can define.
 
     It returns whether a value is plain: deleting a plain value runs no code of the program.
@@ -252,7 +252,7 @@ def _make_value_check() -> Any:
             containers.append((cls, lambda value, above=above, below=below: (above(value), below(value))))
     arrays = []
     if numpy := sys.modules.get("numpy"):
-        comparable += [numpy.ndarray, *_list_subclasses(numpy.generic)]
+        comparable += [numpy.ndarray, *_list_all_subclasses(numpy.generic)]
         arrays = [(cls, cls.dtype.__get__) for cls in (numpy.ndarray, numpy.generic)]
     scalar_ids, plain_ids, comparable_ids = (
         frozenset(map(id, classes)) for classes in (_SCALARS, _PLAIN_CLASSES, comparable)
@@ -302,14 +302,14 @@ def _make_value_check() -> Any:
     return check_value
 
 
-def _list_subclasses(base: Any) -> list[Any]:
+def _list_all_subclasses(base: Any) -> list[Any]:
     found = [base]
     for cls in found:
         found += [each for each in type.__subclasses__(cls) if each not in found]
     return found
 
 
-def _make_hook(are_imports_done: bool) -> Any:
+def _make_audit_hook(are_imports_done: bool) -> Any:
     """Return an audit hook that refuses access to frames, other hooks, raw memory and code of other modules.
 
     The error is a ValueError, which the standard library expects if there is no frame.

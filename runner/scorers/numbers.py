@@ -136,7 +136,7 @@ def to_canonical_form(match: re.Match[str]) -> str:
         value = Fraction(int(match["top"]), int(match["bottom"]))
         # 2 3/4 is one number, 12 24/2 are two
         value += int(match["whole"] or 0) if value < 1 else 0
-        return _with_sign(negative, _fraction_to_decimal(value) or str(value))
+        return _with_sign(negative, _convert_fraction_to_decimal(value) or str(value))
     whole = re.sub(r"[^0-9]", "", match["digits"] or "")
     rest = match["rest"] or match["only"] or ""
     exponent = int(match["e"] or match["ten"] or 0)
@@ -191,7 +191,7 @@ def _expand_vulgar_fraction(match: re.Match[str]) -> str:
     return f"{match[1]} {fraction}" if match[1] else fraction
 
 
-def _fraction_to_decimal(value: Fraction) -> str | None:
+def _convert_fraction_to_decimal(value: Fraction) -> str | None:
     remaining, places = value.denominator, 0
     for prime in (2, 5):
         count = 0

@@ -126,7 +126,7 @@ def create_request_loads(
         for at, due_s in enumerate(draw_arrival_times(rate, count, seed)):
             prompt, new = lengths.choice(shapes)
             if real_prompts is not None:
-                [request] = real_prompts.take_next_batch(1, new)
+                [request] = real_prompts.take_next_prompt_batch(1, new)
             else:
                 [request] = create_random_requests(
                     1, prompt, new, vocab_size, seed, variant=number * DRAWS_PER_RATE + at

@@ -158,7 +158,7 @@ class CellRunner:
                 *shape, self.vocab_size, self.seed, round_number, cell.shared_prefix_tokens
             )
         else:
-            requests = self.real.take_next_batch(cell.batch_size, cell.new_tokens)
+            requests = self.real.take_next_prompt_batch(cell.batch_size, cell.new_tokens)
         if round_number == 0:
             machine.reset_peak_rss()  # only once: it frees memory, and allocating it again costs time
             gpu.reset_peak_gpu_memory()

@@ -65,7 +65,7 @@ class RealPrompts:
         if self.left_out:
             self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
 
-    def take_next_batch(self, count: int, new_tokens: int) -> list[Request]:
+    def take_next_prompt_batch(self, count: int, new_tokens: int) -> list[Request]:
         positions = range(self._taken, self._taken + count)
         self._taken += count
         chosen = (self.prompts[position % len(self.prompts)] for position in positions)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from runner.datasets.one_prompt import parse_prompt_file_path as parse_prompt_file_path
     from runner.datasets.prompts import BranchedPrompt as BranchedPrompt
     from runner.datasets.prompts import GivenPrompt as GivenPrompt
-    from runner.datasets.prompts import completions_to_jsonl as completions_to_jsonl
     from runner.datasets.prompts import describe_prompts as describe_prompts
+    from runner.datasets.prompts import format_completions_as_jsonl as format_completions_as_jsonl
     from runner.datasets.prompts import hash_prompts as hash_prompts
     from runner.datasets.prompts import load_user_prompts as load_user_prompts
     from runner.datasets.prompts import to_chat_or_raw_prompt as to_chat_or_raw_prompt
@@ -108,7 +108,7 @@ PLACES = {
     "to_chat_or_raw_prompt": "runner.datasets.prompts",  # a prompt as the model gets it: a chat, or unchanged
     "hash_prompts": "runner.datasets.prompts",  # the hash of prompts, for `Inputs.hashes`
     "describe_prompts": "runner.datasets.prompts",  # where they come from, for `Inputs.data`
-    "completions_to_jsonl": "runner.datasets.prompts",  # the text of completions.jsonl
+    "format_completions_as_jsonl": "runner.datasets.prompts",  # the text of completions.jsonl
     "GivenPrompt": "runner.datasets.prompts",  # a text, a conversation, or a prompt with branches
     "BranchedPrompt": "runner.datasets.prompts",  # a prompt with the beginnings of its branches
     "parse_prompt_file_path": "runner.datasets.one_prompt",  # the file that a prompt names by @FILE

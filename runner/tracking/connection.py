@@ -48,10 +48,10 @@ def import_mlflow(store: Store) -> None:
         importlib.import_module("mlflow")
         if not store.uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
-    _quiet_database_loggers()
+    _silence_database_loggers()
 
 
-def _quiet_database_loggers() -> None:
+def _silence_database_loggers() -> None:
     """Keep MLflow from printing the steps of a new database, and errors that the runner reports itself."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -166,7 +166,7 @@ def open_client(uri: str, config_key: str) -> Any:
     """Return an MLflow client for a store. Error messages name `config_key`."""
     from mlflow import MlflowClient
 
-    _quiet_database_loggers()
+    _silence_database_loggers()
     try:
         if parse_sqlite_path(uri) is None and uri.startswith(DATABASES):
             return WaitingClient(lambda: MlflowClient(uri), redact_secrets(uri))

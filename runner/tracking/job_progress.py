@@ -42,7 +42,7 @@ class JobProgress:
         self._began_s = self._selected_s = self._sent_s = 0.0
         self._next_step = self._selected_step = 0
 
-    def add(self, num_answered: int, num_questions: int, metrics: Mapping[str, float]) -> None:
+    def add_progress_point(self, num_answered: int, num_questions: int, metrics: Mapping[str, float]) -> None:
         now_s = time.monotonic()
         if self._latest is None:
             self._began_s = self._selected_s = self._sent_s = now_s
@@ -54,7 +54,7 @@ class JobProgress:
         if now_s - self._sent_s >= SEND_EVERY_S and self._send(self._unsent):
             self._unsent, self._sent_s = [], now_s
 
-    def take_unsent_points(self) -> list[ProgressPoint]:
+    def take_unsent_progress_points(self) -> list[ProgressPoint]:
         """Return the points that were not sent. The last of them is the job's last state."""
         if time.monotonic() - self._began_s < SEND_EVERY_S:
             return []

@@ -86,7 +86,7 @@ class JobRun:
 
         client, run_id, job, result = self.client, self.run_id, self.job, record.result
         # MLflow keeps a number once, however often it is logged with the same time
-        ended_ms = _get_end_time_ms(record)
+        ended_ms = _get_run_end_time_ms(record)
         name, digest = _dataset_name_and_digest(record.data) if record.data else (None, None)
         about = {"model_id": self.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
         finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
@@ -120,7 +120,7 @@ class JobRun:
             published_index.add_run_to_index(self.store, client, run_id)
         pending_runs.remove_pending_run(job.folder / pending_runs.FILE, self.pending)
 
-    def end_without_record(self, status: Status) -> None:
+    def end_run_without_record(self, status: Status) -> None:
         """End the MLflow run of a job whose folder was deleted."""
         file = self.store.sqlite_file
         if file is not None and not file.exists():
@@ -291,7 +291,7 @@ def _build_progress_metrics(points: Sequence[ProgressPoint]) -> list[Any]:
     ]
 
 
-def _get_end_time_ms(record: Record) -> int:
+def _get_run_end_time_ms(record: Record) -> int:
     """Return the end time of a job in ms.
 
     If an old record has no start time, the current time is returned.

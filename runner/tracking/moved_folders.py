@@ -32,7 +32,7 @@ def repair_paths_after_folder_move(output_dir: Path) -> None:
 
 def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
     with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
-        if not _has_experiment_in(
+        if not _has_experiment_in_folder(
             connection, f"{old.as_uri()}/"
         ):  # an update would wait for other writers in vain
             return
@@ -44,7 +44,7 @@ def _rewrite_paths(database: Path, old: Path, new: Path) -> None:
         _replace_column_prefix(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")
 
 
-def _has_experiment_in(connection: sqlite3.Connection, folder: str) -> bool:
+def _has_experiment_in_folder(connection: sqlite3.Connection, folder: str) -> bool:
     """Return whether a database contains experiments whose artifacts are in this folder. False for an
     empty database.
     """

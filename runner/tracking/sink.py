@@ -95,7 +95,7 @@ class MlflowSink:
             return
         if self._progress is None:
             self._progress = JobProgress(self._run.send_progress)
-        self._progress.add(num_answered, num_questions, metrics)
+        self._progress.add_progress_point(num_answered, num_questions, metrics)
 
     def finish(self, record: Record) -> None:
         """Write the record to disk, then metrics, artifacts and status to MLflow."""
@@ -109,7 +109,7 @@ class MlflowSink:
             if self._problem is not None:
                 raise self._problem
             if self._run is not None:
-                points = [] if self._progress is None else self._progress.take_unsent_points()
+                points = [] if self._progress is None else self._progress.take_unsent_progress_points()
                 self._run.log_result(record, points)
         except RunnerError as error:
             record.mlflow_run_id = None
@@ -133,7 +133,7 @@ class MlflowSink:
         """
         try:
             if self._run is not None:
-                self._run.end_without_record(status)
+                self._run.end_run_without_record(status)
         except RunnerError as error:
             log.warning("the job's run may still have the status RUNNING in MLflow: %s", error)
 

@@ -50,7 +50,9 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
             sample = samples[index]
             assessments = _build_assessments(sample, index in scored, run_id, record)
             sample_calls = sample.calls or calls.get(index, [])
-            _log_trace(client, experiment_id, run_id, record, sample, sample_calls, began_ns, assessments)
+            _log_sample_trace(
+                client, experiment_id, run_id, record, sample, sample_calls, began_ns, assessments
+            )
             bar.advance()
     return len(missing)
 
@@ -130,7 +132,7 @@ def _read_agent_calls_by_question(path: Path) -> dict[int, list[Call]]:
     return by_question
 
 
-def _log_trace(
+def _log_sample_trace(
     client: Any,
     experiment_id: str,
     run_id: str,

@@ -89,7 +89,7 @@ class ForkedJobRun:
         """Wait until the MLflow run is started, or raise the store's error."""
         if not self._run_id:
             with report_step("opening MLflow"):
-                self._run_id = self._receive_reply()
+                self._run_id = self._receive_tracking_reply()
 
     def send_progress(self, points: Sequence[ProgressPoint]) -> bool:
         """Send points to the forked process. Returns False if this would block."""
@@ -105,17 +105,17 @@ class ForkedJobRun:
         """Log metrics, artifacts and status, like `JobRun.log_result`."""
         self._send_outcome_and_wait((record, progress))
 
-    def end_without_record(self, status: Status) -> None:
+    def end_run_without_record(self, status: Status) -> None:
         self._send_outcome_and_wait(status)
 
     def _send_outcome_and_wait(self, outcome: tuple[Record, Sequence[ProgressPoint]] | Status) -> None:
         self.wait_until_started()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
             self._pipe.send(outcome)
-        self._receive_reply()
+        self._receive_tracking_reply()
         self._wait_for_exit()
 
-    def _receive_reply(self) -> str:
+    def _receive_tracking_reply(self) -> str:
         """Return the forked process's reply, or raise the error that the process sent.
 
         Later calls give the same result.
@@ -171,7 +171,7 @@ def _run_tracking_process(
         while isinstance(outcome := connection.recv(), list):
             run.log_progress(outcome)
         if isinstance(outcome, Status):
-            run.end_without_record(outcome)
+            run.end_run_without_record(outcome)
         else:
             run.log_result(*outcome)
         connection.send("finished")

@@ -43,9 +43,7 @@ def align_document_windows(texts: Texts, base_texts: Texts, is_single_text: bool
     for key, scores in documents.items():
         ends = sorted(_window_ends(scores) & _window_ends(base_documents[key]))
         pieces = zip(
-            _merge_document_windows(scores, ends),
-            _merge_document_windows(base_documents[key], ends),
-            strict=True,
+            _merge_window_scores(scores, ends), _merge_window_scores(base_documents[key], ends), strict=True
         )
         first = len(pairs)
         pairs += [
@@ -85,7 +83,7 @@ def _window_ends(scores: Sequence[TextScore]) -> set[int]:
     return {*accumulate(len(score.tokens) for score in scores)}
 
 
-def _merge_document_windows(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
+def _merge_window_scores(scores: Sequence[TextScore], ends: Sequence[int]) -> list[TextScore]:
     """Merge consecutive windows of a document, so that the merged windows end at the given token
     positions.
     """

@@ -77,10 +77,10 @@ def select_missing_jobs(
     is_default = not any(getattr(options, name) for name in OF_ALL_GRIDS)
     if not is_chosen and (grid.has_result or not is_default):
         return []
-    return [job for job in grid.missing if _is_missing_job_selected(options, job)]
+    return [job for job in grid.missing if _is_job_selected_by_options(options, job)]
 
 
-def _is_missing_job_selected(options: argparse.Namespace, job: MissingJob) -> bool:
+def _is_job_selected_by_options(options: argparse.Namespace, job: MissingJob) -> bool:
     """Return whether --task and --where select a missing job.
 
     A job with unknown config is always selected.

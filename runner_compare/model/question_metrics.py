@@ -44,7 +44,7 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
             number=metric,
             facts=run_of_verdicts.facts | better,
         )
-        values = (answer.number for answer in reader.numbers(run).values())
+        values = (answer.number for answer in reader.load_metric_values(run).values())
         numbered.append(replace(run, metrics=compute_mean_metric(metric, values)))
     return numbered
 

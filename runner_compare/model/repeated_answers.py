@@ -60,7 +60,9 @@ class RepeatedAnswerMetric:
             )
         return cls(match[1], int(match[2]))
 
-    def estimate(self, num_correct: int, num_answers: int, votes: AnswerVotes | None) -> float | None:
+    def estimate_for_question(
+        self, num_correct: int, num_answers: int, votes: AnswerVotes | None
+    ) -> float | None:
         """Estimate the metric for one question.
 
         Returns None if there are fewer than k answers, or if votes are missing.
@@ -94,7 +96,8 @@ def compute_repeated_answer_metrics(
     for k in reported_answer_counts(most) if len(counts) == 1 else []:
         for key, name in BY_ANSWERS.items():
             values = [
-                RepeatedAnswerMetric(name.format(""), k).estimate(*right, votes) for right, votes in questions
+                RepeatedAnswerMetric(name.format(""), k).estimate_for_question(*right, votes)
+                for right, votes in questions
             ]
             known = [value for value in values if value is not None]
             if len(known) == len(values):

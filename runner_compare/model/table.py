@@ -259,7 +259,7 @@ def compare_with_baseline(
             noted.append(compared)
             continue
         ignored = create_ignored_keys_note(run, base, options.ignore, reader.key_rules)
-        remarked = with_notes(compared, other_differences, ignored, reader.comparison_note(run, base))
+        remarked = with_notes(compared, other_differences, ignored, reader.create_pairing_note(run, base))
         noted.append(add_accuracies(replace(remarked, unplanned=why), run, base))
     return noted
 

@@ -1,8 +1,8 @@
 """Readers of other tools' result files. Each reader converts one tool's files to runs.
 
 Each reader is a module of this folder for one tool, which it does not import; `tools.py`
-lists it. It has `can_read_file(path, outline)`, whether a file is the tool's, and `read(path,
-raw, cluster)`, which returns the runs in it.
+lists it. It has `can_read_file(path, outline)`, whether a file is the tool's, and `read_tool_file(path,
+file_content, cluster_field)`, which returns the runs in it.
 """
 
 from runner_compare.metrics import BetterDirection

@@ -90,10 +90,10 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("aiperf_version", "input_config", "request_throughput")
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return the run in an AIPerf profile. Raises DataError if the profile failed or was cancelled."""
     where = str(path)
-    ending = ENDING.parse(raw, where)
+    ending = ENDING.parse(file_content, where)
     failed = ending.error_summary or []
     if ending.was_cancelled or not ending.is_complete or failed:
         count = f": {len(failed)} kinds of errors" if failed else ""
@@ -102,7 +102,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             key=where,
             code="damaged",
         )
-    profile = PROFILE.parse(raw, where)
+    profile = PROFILE.parse(file_content, where)
     config = profile.input_config
     data = config.datasets[0] if config.datasets else None
     phase = next((phase for phase in config.phases or () if not phase.exclude_from_results), Phase())

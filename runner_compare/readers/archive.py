@@ -38,7 +38,7 @@ class Archive:
             self._raw = opened.enter_context(path.open("rb"))
             self._zip = opened.enter_context(zipfile.ZipFile(path))
             members = self._zip.infolist()
-            self._check_sizes(members)
+            self._check_member_sizes(members)
             self.members = {member.filename: member for member in members}
             if len(self.members) < len(members):
                 ((duplicate, _),) = Counter(member.filename for member in members).most_common(1)
@@ -91,7 +91,7 @@ class Archive:
         with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
             return bytes(stream.read(member.file_size + 1))
 
-    def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
+    def _check_member_sizes(self, members: list[zipfile.ZipInfo]) -> None:
         """Raise DataError if the unpacked files would exceed the size limits."""
         for member in members:
             if member.file_size > MAX_MEMBER_BYTES:

@@ -83,7 +83,7 @@ def _open_tar(path: Path) -> Iterator[LimitedReader]:
     is_gzip = not path.name.lower().endswith(".tar")
     with (
         os_errors_as_data_error(path),
-        path.open("rb") as raw,
-        open_decompressed_stream(raw, path.stat().st_size, path, is_gzip) as stream,
+        path.open("rb") as raw_file,
+        open_decompressed_stream(raw_file, path.stat().st_size, path, is_gzip) as stream,
     ):
         yield stream

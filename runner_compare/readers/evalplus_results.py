@@ -56,9 +56,9 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("date", "hash", "eval")
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in an EvalPlus file, one by the base tests and, if present, one by all tests."""
-    results = RESULTS.parse(raw, str(path))
+    results = RESULTS.parse(file_content, str(path))
     solutions = [
         (task, solution)
         for task, several in results.eval.items()
@@ -77,8 +77,8 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     return ToolFile(runs)
 
 
-def _parse_solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
-    solutions = SOLUTIONS.parse(raw, f"{path}, task {task}", "solutions")
+def _parse_solutions(path: Path, task: str, file_content: msgspec.Raw) -> list[Solution]:
+    solutions = SOLUTIONS.parse(file_content, f"{path}, task {task}", "solutions")
     if not solutions:
         raise DataError("it has no solution", key=f"{path}, task {task}", code="empty")
     return solutions

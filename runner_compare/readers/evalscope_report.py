@@ -132,7 +132,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("dataset_name", "model_name", "metrics", "perf_metrics")
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in an evalscope report, one per metric."""
     where = str(path)
     if path.parent.parent.name != REPORTS:
@@ -141,9 +141,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             key=where,
             code="not_found",
         )
-    report = REPORT.parse(raw, where)
+    report = REPORT.parse(file_content, where)
     dataset = report.dataset_name
-    reviews = list(_iterate_reviewed_answers(path, report, cluster))
+    reviews = list(_iterate_reviewed_answers(path, report, cluster_field))
     settings = _load_settings(path.parents[2] / SETTINGS)
     runs, left_out = [], []
     for metric in dict.fromkeys(name for _, values in reviews for name in values):
@@ -185,7 +185,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 
 
 def _iterate_reviewed_answers(
-    path: Path, report: Report, cluster: str | None
+    path: Path, report: Report, cluster_field: str | None
 ) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the answers of all subsets, each with its metrics. Answers have no verdict yet."""
     subsets = {
@@ -209,15 +209,15 @@ def _iterate_reviewed_answers(
         for where_line, line in iter_lines(file, "answers", expected, str(path)):
             review = REVIEW.parse(line, where_line)
             yield (
-                _create_sample(review, subset if len(subsets) > 1 else "", cluster),
+                _create_sample(review, subset if len(subsets) > 1 else "", cluster_field),
                 review.sample_score.score.value or {},
             )
 
 
-def _create_sample(review: Review, subset: str, cluster: str | None) -> ToolSample:
+def _create_sample(review: Review, subset: str, cluster_field: str | None) -> ToolSample:
     scored, target = review.sample_score, review.target
     extracted = scored.score.extracted_prediction
-    family, fields = get_sample_cluster(scored.sample_metadata, cluster)
+    family, fields = get_sample_cluster(scored.sample_metadata, cluster_field)
     return ToolSample(
         f"{subset} {scored.group_id}".strip(),
         "\n".join(_iter_message_texts(review.messages, ("system", "user"))),
@@ -275,11 +275,11 @@ def _load_settings(file: Path) -> Settings:
     """Load the settings of an evalscope run. Empty if the settings file is missing."""
     if not file.is_file():
         return Settings()
-    raw = read_bytes(file)
-    if len(raw) > MAX_SETTINGS_BYTES:
+    file_content = read_bytes(file)
+    if len(file_content) > MAX_SETTINGS_BYTES:
         raise DataError(f"larger than {MAX_SETTINGS_BYTES // MIB} MiB", key=file, code="too_large")
     try:
-        loaded = yaml.load(raw, _AliasLimitedLoader)
+        loaded = yaml.load(file_content, _AliasLimitedLoader)
         # dates as texts, and nothing within itself
         content = json.loads(json.dumps(loaded, default=str, skipkeys=True))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

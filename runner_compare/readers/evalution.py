@@ -75,10 +75,10 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("model", "engine", "tests", "versions")
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in a result file, one for each test and score."""
     where = str(path)
-    result = RUN_RESULT.parse(raw, where)
+    result = RUN_RESULT.parse(file_content, where)
     if not result.tests:
         raise DataError("there is no test in it", key=where, code="empty")
     of_model, engine = result.model, result.engine
@@ -110,7 +110,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
                 test.name,
                 modification_time(path),
                 {**params, **flatten_params("task", settings), "task.name": test.name, METRIC: metric},
-                samples=_create_samples(samples, numbers, cluster),
+                samples=_create_samples(samples, numbers, cluster_field),
                 facts={"evalution_version": str(result.versions.get("evalution"))},
                 better=None if set(numbers) <= {0, 1} else BetterDirection.neither,
             )
@@ -127,17 +127,17 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
 
 
 def _create_samples(
-    samples: Iterable[Sample], numbers: Iterable[float], cluster: str | None
+    samples: Iterable[Sample], numbers: Iterable[float], cluster_field: str | None
 ) -> list[ToolSample]:
     return [
-        replace(_create_sample(sample, cluster), number=number, solved=number == 1)
+        replace(_create_sample(sample, cluster_field), number=number, solved=number == 1)
         for sample, number in zip(samples, numbers, strict=True)
     ]
 
 
-def _create_sample(sample: Sample, cluster: str | None) -> ToolSample:
+def _create_sample(sample: Sample, cluster_field: str | None) -> ToolSample:
     answers = [answer for answer in sample.extracted.values() if isinstance(answer, str)]
-    family, fields = get_sample_cluster(sample.metadata, cluster)
+    family, fields = get_sample_cluster(sample.metadata, cluster_field)
     return ToolSample(
         str(sample.index),
         sample.prompt,

@@ -80,10 +80,10 @@ def iter_lines(
         )
 
 
-def parse_json_bytes(raw: bytes, source: str) -> Any:
+def parse_json_bytes(file_content: bytes, source: str) -> Any:
     """Parse JSON bytes. Raises DataError with the reason if the JSON is invalid."""
     try:
-        return parse_json(raw.decode("utf-8"))
+        return parse_json(file_content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 text ({error.reason})", key=source, code="damaged") from error
     except ValueError as error:

@@ -118,16 +118,16 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     )
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return a run for each benchmark of a GuideLLM report."""
-    version = ABOUT.parse(raw, str(path)).metadata.version
+    version = ABOUT.parse(file_content, str(path)).metadata.version
     if version != VERSION:
         raise DataError(
             f"report version {version} is not supported, only {VERSION}. Upgrade GuideLLM",
             key=path,
             code="unsupported",
         )
-    report = REPORT.parse(raw, str(path))
+    report = REPORT.parse(file_content, str(path))
     if not report.benchmarks:
         raise DataError("there is no benchmark in it", key=path, code="empty")
     first = report.config.spec.data[0] if report.config.spec.data else None
@@ -141,13 +141,15 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     )
 
 
-def _create_run(path: Path, source: str, raw: msgspec.Raw, data: dict[str, Any], release: str) -> ToolRun:
-    totals = COUNTS.parse(raw, source).metrics.request_totals
+def _create_run(
+    path: Path, source: str, file_content: msgspec.Raw, data: dict[str, Any], release: str
+) -> ToolRun:
+    totals = COUNTS.parse(file_content, source).metrics.request_totals
     lost = totals.errored + totals.incomplete
     if lost:
         raise DataError(f"{lost} of {str(totals.total)[:20]} requests failed or did not finish. The speed "
                         "does not cover all requests", key=source, code="damaged")  # fmt: skip
-    benchmark = BENCHMARK.parse(raw, source)
+    benchmark = BENCHMARK.parse(file_content, source)
     backend, strategy = benchmark.config.backend, benchmark.config.strategy
     params = {
         "model.name": backend.model,

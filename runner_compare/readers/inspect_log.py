@@ -120,15 +120,15 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:
     return path.suffix == SUFFIX or outline.has_fields("eval", "status", "version")
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in an inspect_ai log, one per score."""
-    samples = LogSamples(path, cluster)
+    samples = LogSamples(path, cluster_field)
     if path.suffix == SUFFIX:
         with Archive(path) as archive:
             header = _read_header(path, archive.read_member("header.json"))
             epochs = list(samples.iter_archive_epochs(archive))
     else:
-        header = _read_header(path, raw)
+        header = _read_header(path, file_content)
         epochs = list(samples.iter_json_epochs(header.samples))
     _check_all_samples_present(path, header, epochs)
     runs, left_out, notes = [], [], list[str]()
@@ -141,9 +141,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out, notes)
 
 
-def _read_header(path: Path, raw: bytes) -> Header:
+def _read_header(path: Path, file_content: bytes) -> Header:
     """Return the header of a log. Raises DataError if the evaluation has not finished."""
-    header = HEADER.parse(raw, str(path))
+    header = HEADER.parse(file_content, str(path))
     if header.status != "success":
         message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
         fix = "Finish the evaluation with `inspect eval-retry`, or omit the log"

@@ -119,7 +119,7 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("config_general", "config_tasks", "results")
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in a lighteval results file, one per task and metric."""
     name = NAME.fullmatch(path.name)
     if name is None:
@@ -128,12 +128,12 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             key=path,
             code="not_found",
         )
-    content = RESULTS.parse(raw, str(path))
+    content = RESULTS.parse(file_content, str(path))
     runs, left_out = [], []
     for task, settings in content.config_tasks.items():
         config = TASK.parse(settings, str(path), f"config_tasks.{task}")
-        details = _find_details_file(path, task, name[1])
-        rows = list(_iter_samples(details, cluster))
+        details = _find_lighteval_details_file(path, task, name[1])
+        rows = list(_iter_samples(details, cluster_field))
         for metric in dict.fromkeys(key for _, metrics in rows for key in metrics):
             numbers = [_get_metric_number(details, sample, metrics, metric) for sample, metrics in rows]
             known = [number for number in numbers if number is not None]
@@ -158,14 +158,14 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _iter_samples(details: Path, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _iter_samples(details: Path, cluster_field: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the samples of a task, each with its metrics. The samples have no scores yet."""
     for number, values in enumerate(read_parquet(details, COLUMNS, OPTIONAL), 1):
         row: Row = convert_checked(values, Row, f"{details}, row {number}")
-        yield _create_sample(row, cluster), row.metric
+        yield _create_sample(row, cluster_field), row.metric
 
 
-def _find_details_file(path: Path, task: str, time: str) -> Path:
+def _find_lighteval_details_file(path: Path, task: str, time: str) -> Path:
     name = validate_file_name(f"details_{task}_{time}.parquet", path)
     folders = [path.parent]
     for above in path.parents:
@@ -190,10 +190,10 @@ def _get_metric_number(path: Path, sample: ToolSample, metrics: dict[str, Any], 
     return to_finite_number(value)
 
 
-def _create_sample(row: Row, cluster: str | None) -> ToolSample:
+def _create_sample(row: Row, cluster_field: str | None) -> ToolSample:
     document, answer, choices = row.doc, row.model_response, row.doc.choices
     indices = [document.gold_index] if isinstance(document.gold_index, int) else document.gold_index
-    family, fields = get_sample_cluster(document.specific, cluster)
+    family, fields = get_sample_cluster(document.specific, cluster_field)
     return ToolSample(
         str(document.id),
         document.query,

@@ -45,13 +45,13 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return bool(outline.elements) and all(needed <= test.keys() for test in outline.elements)
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return one run per combination of settings in llama-bench output."""
     runs: dict[tuple[tuple[str, str], ...], ToolRun] = {}
-    for number, entry in enumerate(TESTS.parse(raw, str(path)), 1):
+    for number, entry in enumerate(TESTS.parse(file_content, str(path)), 1):
         where = f"{path}, test {number}"
         test = TEST.parse(entry, where)
-        params = _get_test_settings(test, FIELDS.parse(entry, where))
+        params = _get_llama_bench_settings(test, FIELDS.parse(entry, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
         new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
         run = runs.setdefault(tuple(sorted(params.items())), new)
@@ -73,7 +73,7 @@ def _get_metric_name_and_tokens(test: Test, source: str) -> tuple[str, int]:
     return f"total_tok_per_s/pp{test.n_prompt}_tg{test.n_gen}{depth}", test.n_prompt + test.n_gen
 
 
-def _get_test_settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
+def _get_llama_bench_settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
     rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
     settings = {
         f"backend.{key}": to_param_text(value) for key, value in rest.items() if value not in (None, "")

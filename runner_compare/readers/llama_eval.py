@@ -64,9 +64,9 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("id", "tasks", "task_states", "sampling_config")
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     where = str(path)
-    evaluation = EVALUATION.parse(raw, where)
+    evaluation = EVALUATION.parse(file_content, where)
     states = evaluation.task_states
     missing = [task for task in evaluation.tasks if task not in states.cases]
     open_cases = [
@@ -97,8 +97,8 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     return ToolFile([ToolRun(TOOL, path, evaluation.id, modification_time(path), params, samples=samples)])
 
 
-def _create_sample(source: str, raw: msgspec.Raw) -> ToolSample:
-    case = CASE.parse(raw, source)
+def _create_sample(source: str, file_content: msgspec.Raw) -> ToolSample:
+    case = CASE.parse(file_content, source)
     return ToolSample(
         str(case.problem_idx),
         case.prompt,

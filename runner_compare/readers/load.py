@@ -48,7 +48,7 @@ class ResultsReader(evaluations.FilesReader):
         # of samples, by task, id, question and gold answer
         self.indices: dict[tuple[str, str, str, str], int] = {}
 
-    def add_run(self, run_id: str, run: ToolRun) -> None:
+    def register_tool_run(self, run_id: str, run: ToolRun) -> None:
         """Register a run and index its samples.
 
         The same sample of a task gets the same index in all runs.
@@ -60,7 +60,7 @@ class ResultsReader(evaluations.FilesReader):
             )
             sample.key = index, f"{sample.sample_id}: {sample.question}", sample.gold
 
-    def iter_repeats(self, run: Run) -> Iterator[dict[str, list[float]]]:
+    def iter_repeated_measurements(self, run: Run) -> Iterator[dict[str, list[float]]]:
         """Yield a dictionary that maps each measure to its repeated values.
 
         Measures with fewer repeats than the others are omitted.
@@ -165,10 +165,10 @@ def check_cluster_field(runs: Iterable[ToolRun], cluster_field: str) -> None:
             )
 
 
-def _read_runs(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
-    raw = read_bytes(path) if path.suffix == ".json" else b""
+def _read_runs(path: Path, tool: ToolReader, cluster_field: str | None) -> ToolFile:
+    file_content = read_bytes(path) if path.suffix == ".json" else b""
     try:
-        return tool.read(path, raw, cluster)
+        return tool.read_tool_file(path, file_content, cluster_field)
     except RecursionError as error:
         raise DataError("nested too deeply", key=path, code="too_large") from error
 
@@ -280,7 +280,7 @@ def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) ->
         has_several = counts[tool_run.found_at, tool_run.task] > 1
         name = str(tool_run.path) if has_several else tool_run.found_at
         run_id = f"{tool_run.path}#{tool_run.task}"
-        reader.add_run(run_id, tool_run)
+        reader.register_tool_run(run_id, tool_run)
         job_id = escape_control_characters(f"{name.rstrip('/')}:{tool_run.task}")
         run = _create_run(tool_run, run_id, job_id, {FOLDER_KEY: name}, tool_run.figures)
         yield replace(run, facts=tool_run.facts)
@@ -289,7 +289,7 @@ def _iter_newest_likelihoods(tool_runs: list[ToolRun], reader: ResultsReader) ->
 def _create_evaluation_run(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = escape_control_characters(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
-    reader.add_run(run_id, run)
+    reader.register_tool_run(run_id, run)
     families, counts = (
         [sample.cluster for sample in run.samples],
         [sample.right[1] or 1 for sample in run.samples],
@@ -366,7 +366,7 @@ def _iter_newest_measurements(tool_runs: list[ToolRun], reader: ResultsReader) -
 
 def _create_measurement_run(run: ToolRun, path_argument: str, job_id: str, reader: ResultsReader) -> Run:
     run_id = f"{run.path}#{len(reader.read)}"
-    reader.add_run(run_id, run)
+    reader.register_tool_run(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
     cells = Counter(measure.partition("/")[0] for measure in metrics)
     figures = {

@@ -76,10 +76,10 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     return outline.has_fields("run_id", "sdk_version", "config", "benchmark")
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     """Return the evaluations in a bundle: one by the reward, and one by each additional scorer."""
     where = str(path)
-    bundle = BUNDLE.parse(raw, where)
+    bundle = BUNDLE.parse(file_content, where)
     name = bundle.benchmark.name
     if bundle.config.get("shard") and not bundle.config.get("n_shards"):
         merged = path.parents[2] / path.parent.name / RESULTS
@@ -105,7 +105,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
         if metric == REWARD:
             _check_reported_reward(where, bundle.benchmark, numbers)
         samples = merge_repeated_answers(
-            replace(_create_sample(row, cluster), number=number, solved=number == 1)
+            replace(_create_sample(row, cluster_field), number=number, solved=number == 1)
             for row, number in zip(rows, numbers, strict=True)
         )
         check_unique_samples(path, samples)
@@ -156,8 +156,8 @@ def _check_reported_reward(source: str, benchmark: Benchmark, rewards: list[floa
         check_reported_mean(f"{source}: {REWARD}", mean, "answers", "this file", summary["mean"])
 
 
-def _create_sample(row: Row, cluster: str | None) -> ToolSample:
-    family, fields = get_sample_cluster(row.metadata, cluster)
+def _create_sample(row: Row, cluster_field: str | None) -> ToolSample:
+    family, fields = get_sample_cluster(row.metadata, cluster_field)
     return ToolSample(
         str(row.problem_idx),
         str(row.prompt),

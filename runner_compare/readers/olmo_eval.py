@@ -94,9 +94,9 @@ def can_read_file(_path: Path, outline: JsonOutline) -> bool:
     ).startswith(b"[")
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     where = str(path)
-    content = METRICS.parse(raw, where)
+    content = METRICS.parse(file_content, where)
     if content.errors:
         raise DataError(
             f"{format_count(len(content.errors), 'task')} failed with an error. Run the failed tasks again",

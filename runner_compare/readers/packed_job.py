@@ -20,7 +20,7 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:  # noqa: ARG001
     return path.name.endswith(PACKED_JOB_SUFFIX)
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noqa: ARG001
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:  # noqa: ARG001
     """Return the job in a packed file. Raises DataError for a damaged file or an unknown version."""
     try:
         files = read_archive(path, {MANIFEST, runner_job.RESULT, SAMPLES, REPEATS})
@@ -53,4 +53,4 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:  # noq
         contents.get(REPEATS),
         [contents[name] for name in sorted(contents) if name.startswith(EARLIER)],
     )
-    return runner_job.read_job_content(path, *contents[runner_job.RESULT], job_files, cluster)
+    return runner_job.read_job_content(path, *contents[runner_job.RESULT], job_files, cluster_field)

@@ -52,29 +52,29 @@ def _is_bfcl(path: Path, outline: JsonOutline) -> bool:
     return path.parent.name.startswith("bfcl-") and outline.has_fields(*BFCL_FIELDS) and not is_lm_eval
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return the run in a perf-eval file. The file with the medians has all repetitions of its run."""
-    if _is_bfcl(path, JsonOutline.from_bytes(raw, str(path))):
+    if _is_bfcl(path, JsonOutline.from_bytes(file_content, str(path))):
         return ToolFile([], [f"{path.parent.name} accuracy"])
     name = FILE.fullmatch(path.name)
     if name is not None and name["run"] and path.with_name(f"{name['medians']}.json").is_file():
         return ToolFile([])
-    fields = OBJECT.parse(raw, str(path))
+    fields = OBJECT.parse(file_content, str(path))
     if not fields.keys() >= set(OF_MEDIANS):
-        run = _read_measurement(path, raw)
+        run = _read_measurement(path, file_content)
     else:
         run = _read_measurement(
             path, msgspec.json.encode({key: fields[key] for key in fields if key not in OF_MEDIANS})
         )
-        _add_repetitions(run, MEDIANS.parse(raw, str(path)).individual_result_files)
+        _add_repetitions(run, MEDIANS.parse(file_content, str(path)).individual_result_files)
     run.params |= flatten_params(
         "task", {"workload": path.absolute().parent.name, "shape": name["shape"] if name else path.stem}
     )
     return ToolFile([run])
 
 
-def _read_measurement(path: Path, raw: bytes) -> ToolRun:
-    (run,) = vllm_bench.read(path, raw).runs
+def _read_measurement(path: Path, file_content: bytes) -> ToolRun:
+    (run,) = vllm_bench.read_tool_file(path, file_content).runs
     run.tool = TOOL
     return run
 

@@ -88,10 +88,10 @@ def can_read_file(path: Path, outline: JsonOutline) -> bool:
     return path.name in SAMPLES or path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
     if path.name == RESULT:
         tool_file = ToolFile([])
-        _add_job_run(tool_file, path, str(path), raw, _read_job_files(path.parent), cluster)
+        _add_job_run(tool_file, path, str(path), file_content, _read_job_files(path.parent), cluster_field)
         return tool_file
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
@@ -103,7 +103,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             )
         files_of_job = JobFiles((str(path), _read_unpacked(path)))
         tool_file = ToolFile([])
-        _add_job_run(tool_file, result, str(result), read_bytes(result), files_of_job, cluster)
+        _add_job_run(tool_file, result, str(result), read_bytes(result), files_of_job, cluster_field)
         return tool_file
     files = read_archive(path, {RESULT, REPEATS, *SAMPLES})
     results = [name for name in files if PurePosixPath(name).name == RESULT]
@@ -115,7 +115,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             _find_archived_file(path, name, files, SAMPLES),
             _find_archived_file(path, name, files, (REPEATS,)),
         )
-        _add_job_run(tool_file, path / name, f"{path}: {name}", files[name], job_files, cluster)
+        _add_job_run(tool_file, path / name, f"{path}: {name}", files[name], job_files, cluster_field)
     return tool_file
 
 
@@ -176,7 +176,12 @@ def _find_archived_file(
 
 
 def _add_job_run(
-    tool_file: ToolFile, path: Path, source: str, result_json: bytes, files: JobFiles, cluster: str | None
+    tool_file: ToolFile,
+    path: Path,
+    source: str,
+    result_json: bytes,
+    files: JobFiles,
+    cluster_field: str | None,
 ) -> None:
     """Append a job to the file's runs. If the job has nothing to compare, append a note instead."""
     if SET_ASIDE in path.parent.name:
@@ -197,7 +202,7 @@ def _add_job_run(
     elif "correct" not in metrics:
         tool_file.runs.append(_read_likelihood_job(path, record, *files.samples))
     else:
-        tool_file.runs.append(_read_verdict_job(path, record, *files.samples, cluster))
+        tool_file.runs.append(_read_verdict_job(path, record, *files.samples, cluster_field))
 
 
 def _parse_record(source: str, result_json: bytes) -> Record:
@@ -207,7 +212,9 @@ def _parse_record(source: str, result_json: bytes) -> Record:
         raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
 
 
-def _read_verdict_job(path: Path, record: Record, source: str, lines: bytes, cluster: str | None) -> JobRun:
+def _read_verdict_job(
+    path: Path, record: Record, source: str, lines: bytes, cluster_field: str | None
+) -> JobRun:
     """Create a run from a job's record and samples.
 
     Raises DataError if the samples contradict the recorded accuracy.
@@ -229,7 +236,7 @@ def _read_verdict_job(path: Path, record: Record, source: str, lines: bytes, clu
             code="mismatch",
         )
     extractor = record.params.get(EXTRACTOR, "")
-    has_cluster = cluster is None or record.params.get("task.cluster") == cluster
+    has_cluster = cluster_field is None or record.params.get("task.cluster") == cluster_field
     samples = [_create_sample(sample, extractor, has_cluster) for sample in counted]
     check_unique_samples(path, samples)
     run = _create_job_run(path, record, "verdict")

@@ -37,8 +37,8 @@ class ToolReader(Protocol):
         """Return whether a file belongs to the tool, judged by its name and its JSON fields."""
         ...
 
-    def read(self, path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
-        """Return the runs in a file. `cluster` names the sample field that defines clusters."""
+    def read_tool_file(self, path: Path, file_content: bytes, cluster_field: str | None = None) -> ToolFile:
+        """Return the runs in a file. `cluster_field` names the sample field that defines clusters."""
         ...
 
 

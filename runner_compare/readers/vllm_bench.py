@@ -104,16 +104,16 @@ def _is_summary(outline: JsonOutline) -> bool:
     )
 
 
-def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
+def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None = None) -> ToolFile:
     """Return the run in a vLLM result file, or the runs in a sweep's summary.
 
     A summary yields no runs if the sweep's result files exist.
     """
-    outline = JsonOutline.from_bytes(raw, str(path))
+    outline = JsonOutline.from_bytes(file_content, str(path))
     if outline.elements:
         if any(path.parent.glob("run=*.json")):  # the same runs
             return ToolFile([])
-        runs = LIST.parse(raw, str(path))
+        runs = LIST.parse(file_content, str(path))
         return ToolFile(
             [
                 _create_run(path, f"{path}, run {number}", benchmark)
@@ -121,30 +121,30 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             ]
         )
     if _detect_benchmark(outline.parts) is None:
-        failure = FAILED.parse(raw, str(path))
+        failure = FAILED.parse(file_content, str(path))
         return ToolFile([], [f"{path}, which failed ({failure.error_type}: {failure.error[:120]})"])
     if bytes(outline.parts.get(RUN, Raw(b""))) == WARM_UP:
         return ToolFile([])
-    return ToolFile([_create_run(path, str(path), raw)])
+    return ToolFile([_create_run(path, str(path), file_content)])
 
 
-def _create_run(path: Path, source: str, raw: bytes | Raw) -> ToolRun:
-    fields = OBJECT.parse(raw, source)
+def _create_run(path: Path, source: str, file_content: bytes | Raw) -> ToolRun:
+    fields = OBJECT.parse(file_content, source)
     kind = _detect_benchmark(fields) or LATENCY
     run = ToolRun(TOOL, path, kind, modification_time(path), {})  # latency and throughput write no time
     run.params = {"backend.name": TOOL}
     match kind:
         case "vllm latency":
-            latency = LATENCY_FILE.parse(raw, source)
+            latency = LATENCY_FILE.parse(file_content, source)
             run.params["model.name"] = latency.model_id
             run.repeats = {"batch_latency_s": latency.latencies}
         case "vllm throughput":
-            throughput = THROUGHPUT_FILE.parse(raw, source)
+            throughput = THROUGHPUT_FILE.parse(file_content, source)
             run.params["model.name"] = throughput.model_id
             run.params |= flatten_params("task", {"num_requests": throughput.num_requests})
             run.repeats = {"total_tok_per_s": [throughput.tokens_per_second]}
         case _:
-            _add_serving_benchmark_results(run, raw, fields, source)
+            _add_serving_benchmark_results(run, file_content, fields, source)
     return run
 
 
@@ -153,15 +153,15 @@ def _detect_benchmark(fields: dict[str, Raw]) -> str | None:
 
 
 def _add_serving_benchmark_results(
-    run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], source: str
+    run: ToolRun, file_content: bytes | Raw, fields: dict[str, Raw], source: str
 ) -> None:
-    requests = REQUESTS.parse(raw, source)
+    requests = REQUESTS.parse(file_content, source)
     if requests.completed != requests.num_prompts:
         failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"
         raise DataError(
             f"{failed} requests failed, so the speed does not cover all requests", key=source, code="damaged"
         )
-    serve = SERVE_FILE.parse(raw, source)
+    serve = SERVE_FILE.parse(file_content, source)
     run.time = serve.date
     run.params |= {"model.name": serve.model_id, "backend.name": serve.backend}
     settings = {

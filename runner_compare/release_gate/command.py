@@ -121,7 +121,7 @@ def decide(options: argparse.Namespace, jobs_without_result: Sequence[MissingJob
                 return build_gate_report(options, scratch, None, jobs_without_result)[0]
             with open_history(Path(options.history).expanduser()) as history:
                 report, ids = build_gate_report(options, scratch, history)
-                history.append(report, *ids)
+                history.append_night(report, *ids)
                 return report
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
@@ -169,7 +169,7 @@ def build_gate_report(
         runs = compare_recorded_jobs_with_baseline(options, policy, scratch, jobs_without_result)
     policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
     ids = runs.baseline_id, runs.results_id
-    night = None if history is None else history.number_night(*ids)
+    night = None if history is None else history.get_night_number(*ids)
     policy = replace(policy, night=night)
     compared = [
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)

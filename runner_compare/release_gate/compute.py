@@ -77,7 +77,7 @@ def check_candidates(
     for rule, table in rules_and_tables:
         num_details = sum(each is rule for each, _ in rules_and_tables) if rule.is_pooled else 1
         for row in table.candidate_rows:
-            name = _name_candidate(row, table)
+            name = _choose_candidate_name(row, table)
             panel = _name_panel(row, num_tasks)
             other = panels.setdefault((table.task, name, panel), row.run.job_id)
             if other != row.run.job_id:
@@ -91,7 +91,9 @@ def check_candidates(
             ]
             job_ids[name].append(row.run.job_id)
     for name, of_rule in [(name, of_rule) for name in checks for of_rule in compared if of_rule.rule.task]:
-        if not any(_name_candidate(row, table) == name for table in of_rule.tables for row in table.rows):
+        if not any(
+            _choose_candidate_name(row, table) == name for table in of_rule.tables for row in table.rows
+        ):
             missing = note("no_task", task=of_rule.rule.task)
             checks[name].append(Check(GateVerdict.no_go, missing, tier=of_rule.rule.tier))
     for job in missing_jobs:
@@ -100,13 +102,16 @@ def check_candidates(
         )
         job_ids[job.name] += [job.job_id] if job.job_id else []
     known = [
-        (name, row.run) for table in tables for row in table.rows for name in [_name_candidate(row, table)]
+        (name, row.run)
+        for table in tables
+        for row in table.rows
+        for name in [_choose_candidate_name(row, table)]
     ]
     for label in policy.expected:
         if not any(_matches_expected_label(label, name, run) for name, run in known) and not any(
-            label in _words(job.name) for job in missing_jobs
+            label in _split_candidate_name(job.name) for job in missing_jobs
         ):
-            names = {word for name, _ in known for word in (name, *_words(name))}
+            names = {word for name, _ in known for word in (name, *_split_candidate_name(name))}
             similar = find_closest_names(label, sorted(names))
             checks[label].append(Check(GateVerdict.no_go, note("expected", similar=similar)))
     candidates = [
@@ -152,7 +157,9 @@ def _count_test_families(compared: Sequence[RuleTables], tier: Tier) -> int:
     return max(len(families) + 2 * sum(each.rule.is_pooled for each in of_tier), 1)
 
 
-def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, share: float) -> list[Check]:
+def _check_candidate_row(
+    row: TableRow, rule: Rule, reader: Reader, panel: str, error_rate_share: float
+) -> list[Check]:
     if row.note is not None:
         return [Check(GateVerdict.unpaired, note("not_compared", why=row.note), panel)]
     decisions = [effect for effect in row.effects if effect.verdict is not None]
@@ -160,7 +167,7 @@ def _check_candidate_row(row: TableRow, rule: Rule, reader: Reader, panel: str, 
     checks: list[Check] = []
     if row.baseline is not None and RATIOS in measures:
         decisions, checks = _check_measurements(row.run, row.baseline.run, decisions, reader, panel)
-    checks += [check_loss_within_margin(decision, row.run, panel, share) for decision in decisions]
+    checks += [check_loss_within_margin(decision, row.run, panel, error_rate_share) for decision in decisions]
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
         for measure in rule.margins
@@ -190,14 +197,18 @@ def _check_measurements(
     return comparable, [Check(GateVerdict.unpaired, reason, panel)]
 
 
-def check_loss_within_margin(decision: Decision, run: Run, panel: str, share: float = 1.0) -> Check:
+def check_loss_within_margin(
+    decision: Decision, run: Run, panel: str, error_rate_share: float = 1.0
+) -> Check:
     """Check whether the loss is within the margin. NO-GO requires significance at this share of the error rate."""
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
-        if share >= 1 or _compute_loss_p_value(decision) < ALPHA * share:
+        if error_rate_share >= 1 or _compute_loss_p_value(decision) < ALPHA * error_rate_share:
             return Check(GateVerdict.no_go, note("beyond"), panel, decision)
-        return Check(GateVerdict.ask, note("beyond_share", error_rate=ALPHA * share), panel, decision)
+        return Check(
+            GateVerdict.ask, note("beyond_share", error_rate=ALPHA * error_rate_share), panel, decision
+        )
     further = None if decision.needed is None else max(0, decision.needed - decision.n)
     seconds, answered = run.metrics.get("seconds"), run.metrics.get("n")
     takes = further * seconds / answered if further is not None and seconds and answered else None
@@ -235,7 +246,7 @@ def _get_measure(decision: Decision) -> str:
     return RATIOS if decision.is_ratio else decision.measure.partition("/")[0]
 
 
-def _name_candidate(row: TableRow, table: Table) -> str:
+def _choose_candidate_name(row: TableRow, table: Table) -> str:
     """Return a candidate's name. It omits the repeat index and the batch size if all candidates share them."""
     shared = {
         key
@@ -246,7 +257,9 @@ def _name_candidate(row: TableRow, table: Table) -> str:
 
 
 def _name_candidates_by_run(tables: Iterable[Table]) -> dict[str, str]:
-    return {row.run.run_id: _name_candidate(row, table) for table in tables for row in table.candidate_rows}
+    return {
+        row.run.run_id: _choose_candidate_name(row, table) for table in tables for row in table.candidate_rows
+    }
 
 
 def _name_panel(row: TableRow, num_tasks: int) -> str:
@@ -257,7 +270,7 @@ def _name_panel(row: TableRow, num_tasks: int) -> str:
 def _matches_expected_label(label: str, name: str, run: Run) -> bool:
     """Return whether a label of --expect matches a run by name, job id, config value or KEY=VALUE."""
     choices = {value for key, value in run.params.items() if key.endswith(".name")}
-    if label in (name, run.job_id, *_words(name), *choices):
+    if label in (name, run.job_id, *_split_candidate_name(name), *choices):
         return True
     key, sign, value = label.partition("=")
     return bool(sign) and any(
@@ -265,7 +278,7 @@ def _matches_expected_label(label: str, name: str, run: Run) -> bool:
     )
 
 
-def _words(name: str) -> set[str]:
+def _split_candidate_name(name: str) -> set[str]:
     """Return the words of a candidate's name, and VALUE for each word of the form KEY=VALUE."""
     words = name.split()
     return {*words, *(word.partition("=")[2] for word in words if "=" in word)}

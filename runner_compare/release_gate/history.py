@@ -44,13 +44,13 @@ class History:
     nights: list[Night]
     file: TextIO
 
-    def number_night(self, baseline_id: str, results_id: str) -> int:
+    def get_night_number(self, baseline_id: str, results_id: str) -> int:
         """Return the number of this night. It is the last night again if the results are the same."""
         nights = [night for night in self.nights if night.baseline_id == baseline_id]
         is_repeated = bool(nights) and nights[-1].results_id == results_id
         return nights[-1].night if is_repeated else len(nights) + 1
 
-    def append(self, report: GateReport, baseline_id: str, results_id: str) -> None:
+    def append_night(self, report: GateReport, baseline_id: str, results_id: str) -> None:
         """Append tonight's report to the file and flush it to disk. A repeated night adds no line."""
         if any((night.baseline_id, night.night) == (baseline_id, report.night) for night in self.nights):
             return

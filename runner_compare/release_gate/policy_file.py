@@ -74,7 +74,7 @@ def read_policy(options: argparse.Namespace) -> PolicySource:
             raise ConfigError("must be METRIC=VALUE", key=limit.key, value=limit.text, code="bad_value")
     rule = Rule(parse_margins(options.margin), margin_texts=tuple(options.margin), is_pooled=options.pool)
     _check_pooled_rule(rule, "--pool")
-    policy = Policy((rule,), _read_labels(options.expect), options.each)
+    policy = Policy((rule,), _parse_expected_candidate_names(options.expect), options.each)
     return PolicySource(policy, (tuple(limits),))
 
 
@@ -114,7 +114,9 @@ def _parse_policy(policy: Any, source: str, options: argparse.Namespace) -> Poli
             limits.append(rule_limits)
     if not any(rule.tier is Tier.must for rule in rules):
         raise ConfigError("no rule of the tier must is set", key=source, code="missing")
-    expected = _read_labels(options.expect) or tuple(map(str, _as_list(content.get("expect"))))
+    expected = _parse_expected_candidate_names(options.expect) or tuple(
+        map(str, _as_list(content.get("expect")))
+    )
     is_each = options.each or content.get("each", False) is True
     return PolicySource(Policy(tuple(rules), expected, is_each), tuple(limits))
 
@@ -150,7 +152,7 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _read_labels(text: str) -> tuple[str, ...]:
+def _parse_expected_candidate_names(text: str) -> tuple[str, ...]:
     """Parse --expect: names of candidates separated by commas, or a file with one name per line."""
     if not text:
         return ()

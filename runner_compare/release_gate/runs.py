@@ -105,7 +105,9 @@ def read_files(
                 value=baseline,
                 code="ambiguous",
             )
-        of_task = [run for run in others if run.task == base.task and not _is_same(reader, run, base)]
+        of_task = [
+            run for run in others if run.task == base.task and not _is_same_job_as_baseline(reader, run, base)
+        ]
         # another split or data set is not meant, unless there is nothing else
         of_task = [run for run in of_task if _asks_the_same(run, base)] or of_task
         if base.params.get(REPEATS_KEY):
@@ -149,7 +151,7 @@ def read_files(
         [run.task, getattr(reader.read.get(run.run_id), "time", ""), sorted(_settings(run).items())]
         for run in of_baseline
     ]
-    name = _name_baseline(tables, Path(baseline).name)
+    name = _choose_baseline_name(tables, Path(baseline).name)
     return GateRuns(compared, reader, missing, name, short_hash(sorted(parts), 16))
 
 
@@ -237,13 +239,16 @@ def _select_same_workload(runs: list[Run], base: Run, reader: ResultsReader) -> 
             code="mismatch",
         )
     return [
-        replace(run, earlier=[each for each in run.earlier if not _is_any_measurement(each, baseline_runs)])
+        replace(
+            run,
+            earlier=[each for each in run.earlier if not _has_same_measurements_as_any(each, baseline_runs)],
+        )
         for run, keys in zip(runs, differing, strict=True)
         if not keys
     ]
 
 
-def _is_any_measurement(run: Run, others: Sequence[Run]) -> bool:
+def _has_same_measurements_as_any(run: Run, others: Sequence[Run]) -> bool:
     """Return whether a run has the measured values of another run, so that both are the same run."""
     measured = select_compared_measures(run.metrics)
     return any(measured.items() <= other.metrics.items() for other in others)
@@ -254,7 +259,7 @@ def _settings(run: Run) -> dict[str, str]:
     return {key: value for key, value in run.params.items() if key != FOLDER_KEY}
 
 
-def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
+def _is_same_job_as_baseline(reader: ResultsReader, run: Run, base: Run) -> bool:
     """Return whether a run and the baseline are the same job, loaded from two files."""
     candidate, baseline = reader.read.get(run.run_id), reader.read.get(base.run_id)
     return (
@@ -266,7 +271,7 @@ def _is_same(reader: ResultsReader, run: Run, base: Run) -> bool:
     )
 
 
-def _name_baseline(tables: Sequence[Table], file_name: str) -> str:
+def _choose_baseline_name(tables: Sequence[Table], file_name: str) -> str:
     """Return the baseline's file name, followed by the config values that differ from the candidates'."""
     for table in tables:
         for row in table.rows:

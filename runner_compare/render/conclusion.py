@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from runner_base.tables import shorten_paths
 from runner_compare.model.adapter_names import MERGING, describe_adapter_merging
 from runner_compare.model.data import TableRow, key_label
-from runner_compare.render.effects import name_sample_unit
-from runner_compare.render.findings import join_words
+from runner_compare.render.effects import get_sample_unit_name
+from runner_compare.render.findings import join_words_with_and
 from runner_compare.render.labels import (
     format_rounded_count,
     format_row_name,
@@ -61,23 +61,25 @@ def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
     if not items:
         return [f"{_format_run_count(skipped)} could not be compared."] * bool(skipped)
     open_items = [item for item in items if item.decision.is_undecided]
-    sentences = _sentences_by_candidate(items, open_items) or _sentences_by_verdict(items, open_items)
+    sentences = _format_sentences_by_candidate(items, open_items) or _format_sentences_by_verdict(
+        items, open_items
+    )
     if skipped:
         sentences.append(f"{_format_run_count(skipped)} could not be compared.")
     return sentences
 
 
-def _sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
+def _format_sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
     """Return up to three sentences: losses, other findings, and undecided comparisons."""
-    losses = _group_by_verdict(filter(_is_loss, items))
-    others = _group_by_verdict(
+    losses = _group_candidates_by_verdict(filter(_is_loss, items))
+    others = _group_candidates_by_verdict(
         item for item in items if not item.decision.is_undecided and not _is_loss(item)
     )
     sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
     return [*sentences, _format_undecided_sentence(open_items, len(items))] if open_items else sentences
 
 
-def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
+def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
     """Return a sentence for each candidate that was compared several times, e.g. on several splits.
 
     Empty if the candidates are many or were compared once each.
@@ -91,9 +93,9 @@ def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -
         return []
     sentences = []
     for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss, pair[1]))):
-        groups = _group_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
+        groups = _group_candidates_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
         found = [f"{phrase} {_format_conditions(alike, len(of))}" for phrase, alike in groups.items()]
-        sentences.append(f"{candidate} {join_words(_add_verbs(found))}.")
+        sentences.append(f"{candidate} {join_words_with_and(_add_verbs_to_phrases(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
     return [*sentences, f"To decide: {advice}."] if advice else sentences
 
@@ -101,13 +103,13 @@ def _sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -
 def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
     """Name the conditions of comparisons, e.g. `on hard and test`, or count them if they are many."""
     if len(items) <= MAX_NAMES:
-        return f"on {join_words([item.condition for item in items])}"
+        return f"on {join_words_with_and([item.condition for item in items])}"
     if len(items) == num_comparisons:
         return f"in all {num_comparisons} comparisons"
     return f"in {len(items)} of {num_comparisons} comparisons"
 
 
-def _group_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
+def _group_candidates_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(format_verdict_phrase(item.decision), []).append(item)
@@ -185,7 +187,7 @@ def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
     return f"{'; '.join(parts)}."
 
 
-def _add_verbs(phrases: Sequence[str]) -> list[str]:
+def _add_verbs_to_phrases(phrases: Sequence[str]) -> list[str]:
     """Put a verb before each phrase of a list, unless the phrase before has the same verb."""
     verbs = [VERBS[phrase.startswith(NO_LOSS)][0] for phrase in phrases]
     return [
@@ -200,7 +202,7 @@ def _format_candidate_names(items: Sequence[Item], num_candidates: int) -> str:
         return (
             f"All {num_candidates}" if len(items) == num_candidates else f"{len(items)} of {num_candidates}"
         )
-    return join_words(names)
+    return join_words_with_and(names)
 
 
 def _format_run_count(count: int) -> str:
@@ -243,12 +245,10 @@ def _format_margin_advice(items: Sequence[Item]) -> str:
         hardest = max((item.decision for item in items), key=lambda decision: decision.needed or 0)
         more = max(0, (hardest.needed or 0) - hardest.n)
         if more:
-            return (
-                f"use about {format_rounded_count(more)} more {name_sample_unit(hardest)} or a larger margin"
-            )
+            return f"use about {format_rounded_count(more)} more {get_sample_unit_name(hardest)} or a larger margin"
     if units := _get_cluster_nouns_if_few_clusters(items):
         return f"add questions of new {units[0]}, or allow a larger margin. More questions per {units[1]} hardly help"
-    return f"use more {name_sample_unit(items[0].decision)} or a larger margin"
+    return f"use more {get_sample_unit_name(items[0].decision)} or a larger margin"
 
 
 def _get_cluster_nouns_if_few_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
@@ -264,7 +264,7 @@ def _get_cluster_nouns_if_few_clusters(items: Sequence[Item]) -> tuple[str, str]
 def _format_detection_advice(items: Sequence[Item]) -> str:
     decisions = [item.decision for item in items]
     hardest = max(decisions, key=lambda decision: decision.detectable or float("inf"))
-    counted = name_sample_unit(hardest)
+    counted = get_sample_unit_name(hardest)
     if hardest.detectable is None:
         shown = f"{hardest.n:,} {counted} are too few to detect any difference"
     else:

@@ -48,7 +48,7 @@ OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
-def name_sample_unit(decision: Decision) -> str:
+def get_sample_unit_name(decision: Decision) -> str:
     """Return the noun for the samples of a comparison: questions, documents or runs."""
     if decision.is_ratio:
         return "runs of each"
@@ -149,7 +149,7 @@ def _format_needed_sample(decision: Decision) -> str:
 
     For several tasks, the additional questions are divided in proportion to the tasks' sizes.
     """
-    needed, asked = decision.needed or 0, name_sample_unit(decision)
+    needed, asked = decision.needed or 0, get_sample_unit_name(decision)
     if "tasks" not in decision.counts:
         families = decision.counts.get("clusters")  # more of them, and not larger ones
         of_families = f" in {math.ceil(needed * families / decision.n):,} such clusters" if families else ""

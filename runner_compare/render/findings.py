@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runner_compare.features.cut_offs.render import format_cut_off_answers_sentence, format_finding
+from runner_compare.features.cut_offs.render import format_cut_off_answers_sentence, format_cut_off_finding
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.effects import (
     describe_margin_decision,
@@ -14,7 +14,7 @@ from runner_compare.render.effects import (
     format_interval_name,
     format_p_value,
     format_planning_assumption,
-    name_sample_unit,
+    get_sample_unit_name,
 )
 from runner_compare.render.labels import (
     format_assignments,
@@ -84,11 +84,11 @@ def _format_group_finding(grouped_rows: Sequence[TableRow], keys: list[str]) -> 
     method_words, (value, ends) = METHODS[largest.method], format_effect_and_interval(largest)
     unit, interval = effect_unit(largest), format_interval_name(largest)
     ps = f"p={format_p_value(largest.p)}, {_format_adjusted_p(largest)}".replace("=<", "<")
-    names, largest_name = _name_rows_and_largest_effect(grouped_rows, keys, effects.index(largest))
+    names, largest_name = _describe_rows_and_largest_effect(grouped_rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(grouped_rows) > 1 else OF_ONE).format(
         names=names,
         sample=fill_template(method_words.sample, largest),
-        finding=format_finding(largest),
+        finding=format_cut_off_finding(largest),
         value=f"{value} {unit}",
         largest=largest_name,
         figures=f"{interval} {ends}, {ps}",
@@ -112,7 +112,7 @@ def join_as_sentences(parts: Iterable[str]) -> str:
     return ". ".join(written) + "." * bool(written)
 
 
-def _name_rows_and_largest_effect(
+def _describe_rows_and_largest_effect(
     rows: Sequence[TableRow], keys: list[str], largest_index: int
 ) -> tuple[str, str]:
     if len(rows) == 1:
@@ -121,7 +121,7 @@ def _name_rows_and_largest_effect(
     _, base_name, shared = get_row_and_baseline_names(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     return (
-        f"{join_words([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
+        f"{join_words_with_and([*names[:MAX_NAMES], *more])} vs {base_name}{(f' on {shared}' if shared else '')}",
         names[largest_index],
     )
 
@@ -227,7 +227,7 @@ def _format_group_margin(decisions: Sequence[Decision]) -> str:
     in_all = "" if decisions[0].is_ratio else " in all"
     count = (
         f"{format_range([format_rounded_count(questions) for questions in needed])} "
-        f"{name_sample_unit(decisions[0])}{in_all}"
+        f"{get_sample_unit_name(decisions[0])}{in_all}"
     )
     return f"{shown}: about {count} would decide, {format_planning_assumption(decisions[0])}"
 
@@ -246,7 +246,7 @@ def format_range(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def join_words(words: Sequence[str]) -> str:
+def join_words_with_and(words: Sequence[str]) -> str:
     """Join words as a list: `a`, `a and b`, `a, b and c`."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last

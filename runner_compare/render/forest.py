@@ -89,21 +89,21 @@ def _draw_forest_lines_per_unit(
     for name, effect in zip(names, effects, strict=True):
         lines.append(
             (
-                f"{name:<{indent}}{_draw_interval(effect, to_column, margins, plot_width, marks)}",
+                f"{name:<{indent}}{_draw_forest_interval(effect, to_column, margins, plot_width, marks)}",
                 STYLES.get(effect.finding, ""),
             )
         )
     lines.append(
         (
             " " * indent
-            + _draw_scale_line([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
+            + _draw_axis_line([0.0, *margins, lowest, highest], to_column, plot_width, effects[0], marks),
             "dim",
         )
     )
     return [(line.rstrip(), style) for line, style in lines]
 
 
-def _draw_interval(
+def _draw_forest_interval(
     effect: Decision,
     to_column: Callable[[float], int],
     margins: list[float],
@@ -122,7 +122,7 @@ def _draw_interval(
     return "".join(cells)
 
 
-def _draw_scale_line(
+def _draw_axis_line(
     values: list[float],
     to_column: Callable[[float], int],
     width: int,

@@ -213,7 +213,7 @@ def draw_pareto_front(table: Table) -> Figure:
         if max_line_length(names) > LONGEST_AT_DOT:
             names = write_numbered_row_names(line[-1], names)
         for pane, axis in zip(line, axes, strict=True):
-            labels.append(_draw_front_pane(pane, members, axis, names))
+            labels.append(_draw_pareto_front_pane(pane, members, axis, names))
             pane.set_xlabel(find_metric(axis).axis_label)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(escape_mathtext(", ".join(panel)), loc="left")
@@ -221,11 +221,11 @@ def draw_pareto_front(table: Table) -> Figure:
         figure.suptitle(
             f"only the first {len(panels)} of {len(all_panels)} question sets", color=MUTED, fontsize=9
         )
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 
-def separate_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
+def move_overlapping_labels_apart(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
     """Move labels up or down to remove overlaps within each plot as far as possible."""
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
@@ -258,7 +258,7 @@ def draw_row_point(
     )
 
 
-def _draw_front_pane(
+def _draw_pareto_front_pane(
     pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]
 ) -> list[Annotation]:
     """Draw accuracy against one other metric, with the Pareto front as a line.
@@ -277,7 +277,7 @@ def _draw_front_pane(
         )
     shown = [point for point in points if point[2].run.run_id in names]
     labels = label_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
-    draw_front_and_grid(pane, find_pareto_front([(x, y) for x, y, _ in points], sign))
+    draw_pareto_front_and_grid(pane, find_pareto_front([(x, y) for x, y, _ in points], sign))
     return labels
 
 
@@ -318,7 +318,7 @@ def find_pareto_front(points: list[tuple[float, float]], x_direction: int) -> li
     return front
 
 
-def draw_front_and_grid(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
+def draw_pareto_front_and_grid(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
     if front:
         pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)

@@ -16,9 +16,9 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.bounded_means import compute_mean_p_value
 from runner_compare.statistics.stats import (
     ALPHA,
+    compute_student_quantile,
     exact_interval,
     find_interval_end,
-    student_quantile,
     wilson_interval,
 )
 
@@ -143,7 +143,7 @@ def compute_interval_over_clusters(
     n, count = math.fsum(sizes), len(sums)
     if count < 2:
         return 0.0, 1.0
-    share, variance = math.fsum(sums) / n, ratios.jackknife_variance(sums, sizes)
+    share, variance = math.fsum(sums) / n, ratios.compute_jackknife_variance(sums, sizes)
     of_answers = share * (1 - share) / (n * mean_answers)
     clusters_worth = ratios.effective_num_clusters(sizes)
     worth = n * mean_answers * of_answers / max(variance, of_answers) if of_answers > 0 else clusters_worth
@@ -151,8 +151,8 @@ def compute_interval_over_clusters(
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the
     # sizes.
     freedom = math.fsum(size**2 for size in sizes) ** 2 / math.fsum(size**4 for size in sizes) - 1
-    bound = student_quantile(alpha, max(1, int(min(freedom, mixed - 1))))
-    widest = student_quantile(alpha, max(1, int(freedom)))
+    bound = compute_student_quantile(alpha, max(1, int(min(freedom, mixed - 1))))
+    widest = compute_student_quantile(alpha, max(1, int(freedom)))
     bend = ratios.skewness(sums, sizes) / math.sqrt(count)
 
     def is_compatible(true_accuracy: float) -> bool:

@@ -85,7 +85,7 @@ def _sum_by_bin(
     return dict(sorted(bins.items()))
 
 
-def create_growth_tests(
+def create_kl_growth_tests(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[int, SignFlipTest]:
     """Return a test for each bin after the start: is the divergence there that of the start?
@@ -117,7 +117,7 @@ def create_growth_tests(
     return tests
 
 
-def find_growth_start(decisions: Mapping[int, Decision]) -> int | None:
+def find_kl_growth_start(decisions: Mapping[int, Decision]) -> int | None:
     """Return the first bin from which on the divergence of every tested bin is larger than at the start."""
     found = None
     for first in sorted(decisions, reverse=True):

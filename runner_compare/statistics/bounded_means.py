@@ -35,12 +35,12 @@ def compute_mean_p_value(
     # the size of an average number's cluster, which the unseen one has
     typical = np.dot(sizes, sizes) / np.sum(sizes)
     values, counts = np.unique(gaps, return_counts=True)
-    return compute_nonpositive_sum_chance(
+    return compute_nonpositive_sum_probability(
         -worst_value * np.append(values, typical * (worst_value - null_mean)), np.append(counts, 1)
     )
 
 
-def compute_nonpositive_sum_chance(values: Any, counts: Any) -> float:
+def compute_nonpositive_sum_probability(values: Any, counts: Any) -> float:
     """Return the probability that a sum of randomly weighted values is at most 0.
 
     The weights are exponentially distributed, and `counts` says how often each value occurs. The

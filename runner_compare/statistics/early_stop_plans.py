@@ -16,7 +16,7 @@ from typing import Any
 from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST
 from runner_compare.statistics.margins import MAX_QUESTIONS, shows_non_inferiority_by_score
 from runner_compare.statistics.sequential import compute_log_e_values
-from runner_compare.statistics.stats import POWER, detectable_paired_difference, normal_quantile
+from runner_compare.statistics.stats import POWER, find_detectable_paired_difference, normal_quantile
 
 COURSES = 2_000  # a power has an error of 0.9 points
 LOOKS = 200  # of a course: more would find it decided a little earlier
@@ -41,7 +41,7 @@ def find_early_stop_detectable_loss(
     questions: int, noise_rate: float, level: float, stops_at_margin: float | None = None
 ) -> float | None:
     """Return the smallest loss that early stopping detects with 80 % power; None if there is none."""
-    least = detectable_paired_difference(questions, noise_rate, level)
+    least = find_detectable_paired_difference(questions, noise_rate, level)
     if least is None:
         return None
     low, high = 0.8 * least, min(1.0, WIDER * least)

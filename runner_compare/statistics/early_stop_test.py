@@ -56,19 +56,19 @@ class EarlyStopPairs:
     @property
     def p(self) -> float:
         """P-value against no difference, valid wherever the job stopped."""
-        return self._combine_p_values(self.sequential.p, 0.0)
+        return self._combine_sequential_and_final_p_values(self.sequential.p, 0.0)
 
     @property
     def decision(self) -> Side:
         """Side of no difference on which the true difference lies."""
-        return self._decide_finally(self.sequential.decision, 0.0)
+        return self._decide_by_final_test(self.sequential.decision, 0.0)
 
     @property
     def margin_decision(self) -> Side:
         """Side of minus the margin on which the true difference lies."""
         if self.margin is None:
             return Side.open
-        return self._decide_finally(self.sequential.from_margin, -self.margin)
+        return self._decide_by_final_test(self.sequential.from_margin, -self.margin)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -86,19 +86,19 @@ class EarlyStopPairs:
 
     def decide_side_of_null(self, null_difference: float) -> Side:
         side = self.sequential.find_first_decided_side(null_difference)
-        return self._decide_finally(side, null_difference)
+        return self._decide_by_final_test(side, null_difference)
 
     def compute_p_value_against(self, null_difference: float) -> float:
         p = self.sequential.compute_p_value_against(null_difference)
-        return self._combine_p_values(p, null_difference)
+        return self._combine_sequential_and_final_p_values(p, null_difference)
 
-    def _combine_p_values(self, sequential_p: float, null_difference: float) -> float:
+    def _combine_sequential_and_final_p_values(self, sequential_p: float, null_difference: float) -> float:
         ps = [sequential_p / self.parts.sequential]
         if self.final is not None:
             ps.append(self._compute_final_p_value(null_difference) / self.parts.final)
         return min(1.0, *ps)
 
-    def _decide_finally(self, sequential_side: Side, null_difference: float) -> Side:
+    def _decide_by_final_test(self, sequential_side: Side, null_difference: float) -> Side:
         """Return the decision of the always-valid test, or else of the final test."""
         if sequential_side is not Side.open or self.final is None:
             return sequential_side

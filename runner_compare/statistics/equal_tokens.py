@@ -176,7 +176,7 @@ def compare_accuracies_at_equal_tokens(
         _compute_bootstrap_interval(value, means, scale, len(units), signs),
     )
     if sum(signs) < MIN_DIFFERING:
-        p = max(p, stats.mcnemar_exact_p_value(*signs))
+        p = max(p, stats.compute_exact_mcnemar_p_value(*signs))
     if p >= ALPHA:  # the test decides
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     return EqualTokensComparison(
@@ -202,11 +202,11 @@ def decide_equal_tokens(comparisons: Sequence[EqualTokensComparison]) -> None:
 
 
 def _sum_by_resampling_unit(
-    values_by_budget: SeedQuestionMatrix, unit_of_question: Any, num_units: int
+    values_by_budget: SeedQuestionMatrix, unit_per_question: Any, num_units: int
 ) -> FloatArray:
     import numpy as np
 
-    return np.array([np.bincount(unit_of_question, row, num_units) for row in values_by_budget])
+    return np.array([np.bincount(unit_per_question, row, num_units) for row in values_by_budget])
 
 
 def _draw_bootstrap_weights(generator: np.random.Generator, num_resamples: int, num_units: int) -> FloatArray:
@@ -291,10 +291,10 @@ def _compute_question_differences(
     )
 
 
-def _count_units_by_sign(differences: FloatArray, unit_of_question: Any) -> tuple[int, int]:
+def _count_units_by_sign(differences: FloatArray, unit_per_question: Any) -> tuple[int, int]:
     import numpy as np
 
-    sums = np.bincount(unit_of_question, differences)
+    sums = np.bincount(unit_per_question, differences)
     return int((sums > LEAST_GAP).sum()), int((sums < -LEAST_GAP).sum())
 
 
@@ -307,10 +307,10 @@ def _compute_bootstrap_interval(
     """
     import numpy as np
 
-    tail = NORMAL.cdf(-scale * stats.student_quantile(ALPHA, units - 1))
+    tail = NORMAL.cdf(-scale * stats.compute_student_quantile(ALPHA, units - 1))
     low, high = (float(end) for end in np.quantile(resampled_values, [tail, 1 - tail]))
     if sum(signs) < MIN_DIFFERING:
-        by_signs = stats.paired_difference_interval(*signs, units)
+        by_signs = stats.compute_paired_difference_interval(*signs, units)
         low, high = min(low, by_signs[0]), max(high, by_signs[1])
     return max(-1.0, min(low, value)), min(1.0, max(high, value))
 

@@ -11,22 +11,22 @@ MOSTLY = 0.5  # from this share on, the score shows the limit rather than the mo
 LIMIT = "generation.max_new_tokens"
 
 
-def create_cut_off_note(metrics_of_runs: Iterable[Mapping[str, float]]) -> Note | None:
+def create_cut_off_note(metrics_per_run: Iterable[Mapping[str, float]]) -> Note | None:
     """Create a note if most answers were cut off. More questions would not help in this case."""
-    counts = [count_cut_off_answers(metrics) for metrics in metrics_of_runs]
+    counts = [count_cut_off_answers(metrics) for metrics in metrics_per_run]
     mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)
     return note("mostly_cut_off") if mostly else None
 
 
 def create_no_evidence_notes(
-    metrics_of_runs: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
+    metrics_per_run: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
 ) -> tuple[Note, Note] | None:
     """Create notes if both jobs solve no question, or if most of their answers are unreadable.
 
     A candidate that is broken in the same way as its baseline would give the same verdicts.
     """
     is_none = all(accuracy == 0 for accuracy in accuracies)
-    unread = [_count_unread_answers(metrics) for metrics in metrics_of_runs]
+    unread = [_count_unread_answers(metrics) for metrics in metrics_per_run]
     if all(answers and count / answers >= MOSTLY for count, answers in unread):
         return note("few_read", unread=unread, is_none=is_none), note("read_some")
     return (note("none_solved"), note("ask_easier")) if is_none else None

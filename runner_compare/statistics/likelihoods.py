@@ -12,7 +12,7 @@ from runner_base import Likelihood
 from runner_base.scored_choices import NORMS, select_choice
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_interval_over_clusters
-from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of_sums
+from runner_compare.statistics.ratios import MIN_TEXTS, compute_ratio_interval, ratio_of_sums
 from runner_compare.statistics.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
@@ -151,7 +151,9 @@ def _create_ratio_metric(
     upper: float = math.inf,
 ) -> dict[str, float]:
     return _with_interval(
-        name, ratio_of_sums(numerators, denominators), ratio_interval(numerators, denominators, lower, upper)
+        name,
+        ratio_of_sums(numerators, denominators),
+        compute_ratio_interval(numerators, denominators, lower, upper),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from runner_compare.metrics.likelihoods import KL, LOSS
-from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
+from runner_compare.statistics.ratios import compute_ratio_interval, ratio_of_sums
 
 
 def compute_loss_and_kl_metrics(
@@ -31,7 +31,7 @@ def compute_loss_and_kl_metrics(
 def _interval_metrics(
     key: str, cell: str, sums: Sequence[float], tokens: Sequence[float]
 ) -> dict[str, float]:
-    ends = ratio_interval(sums, tokens, lower=0.0)
+    ends = compute_ratio_interval(sums, tokens, lower=0.0)
     return {} if ends is None else {f"{key}_low{cell}": ends[0], f"{key}_high{cell}": ends[1]}
 
 

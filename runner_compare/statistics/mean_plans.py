@@ -17,7 +17,7 @@ from typing import Any
 from runner_compare.statistics.margins import find_smallest_sample_size
 from runner_compare.statistics.paired_means import CAUTION, LOST_ANSWERS, compute_mean_p_values
 from runner_compare.statistics.ratios import EXACT_FLIPS, ROUNDING
-from runner_compare.statistics.stats import POWER, student_quantile
+from runner_compare.statistics.stats import POWER, compute_student_quantile
 
 # drawn comparisons, and clusters in all of them: fewer comparisons of many clusters
 DRAWS, MOST_NUMBERS = 500, 120_000
@@ -142,7 +142,9 @@ def _approximate_detectable_loss(
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
-    errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(POWER)
+    errors = compute_student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(
+        POWER
+    )
 
     def is_detectable(loss: float) -> bool:
         of_loss = loss * (1 - loss) * (squares if loses_whole_clusters else total / answers_per_question)
@@ -221,7 +223,7 @@ def plan_questions_for_margin(
             )
             surplus = clusters * mean - bound
             by_likelihood = ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
-            t = student_quantile(level / caution_factor, max(1, int(clusters * worth) - 1))
+            t = compute_student_quantile(level / caution_factor, max(1, int(clusters * worth) - 1))
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
 

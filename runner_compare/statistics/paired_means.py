@@ -65,7 +65,7 @@ class MeanDifference:
         Without clusters, each question counts as a cluster.
         """
         sums, sizes = map(tuple, ratios.sum_by_cluster(differences, clusters))
-        n, by_flips = len(differences), ratios.sign_flip_p_value(sums)
+        n, by_flips = len(differences), ratios.compute_sign_flip_p_value(sums)
         p = by_flips if by_flips >= 1 else max(by_flips, _compute_p_value(sums, sizes, 0.0, is_strict))
         return cls(
             n, math.fsum(differences) / n, sums, sizes, p, ratios.effective_num_clusters(sizes), is_strict
@@ -75,7 +75,7 @@ class MeanDifference:
     def has_few_clusters(self) -> bool:
         return self.clusters_worth < FEW_CLUSTERS
 
-    def p_value_at(self, null_difference: float) -> float:
+    def compute_p_value_against(self, null_difference: float) -> float:
         """Return the two-sided p-value against a null difference, consistent with the interval."""
         return (
             self.p
@@ -83,7 +83,7 @@ class MeanDifference:
             else _compute_p_value(self.sums, self.sizes, null_difference, self.is_strict)
         )
 
-    def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
+    def compute_interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         low, high = (self._find_interval_end(end, alpha) for end in (-1.0, 1.0))
         # The test against no difference also flips signs: it may not reject what the interval
         # would.

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from runner_compare.statistics.margins import find_smallest_sample_size, list_likely_success_counts
 from runner_compare.statistics.ratios import MIN_TEXTS, find_detectable_ratio_difference
-from runner_compare.statistics.stats import ALPHA, POWER, detectable_paired_difference
+from runner_compare.statistics.stats import ALPHA, POWER, find_detectable_paired_difference
 
 SPREAD_QUANTILE = 2.6  # of the interval of a standard error
 MIN_UNITS_PLANNED = 80
@@ -95,7 +95,7 @@ def find_smallest_detectable_difference(n: int, noise_rate: float, alpha: float 
     It is exact where few pairs are discordant. For many, Connor's formula is accurate to 1 %,
     and faster.
     """
-    by_formula = detectable_paired_difference(n, noise_rate, alpha)
+    by_formula = find_detectable_paired_difference(n, noise_rate, alpha)
     if by_formula is not None and n * (noise_rate + by_formula) > MANY_DISCORDANT:
         return by_formula
     low, high = 0.0, 1.0

@@ -150,7 +150,7 @@ def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: floa
     """Return the smallest true difference, equal in all tasks, that is detected with 80 % power,
     or None.
 
-    Connor's formula, as for a single task (`stats.detectable_paired_difference`), with the tasks'
+    Connor's formula, as for a single task (`stats.find_detectable_paired_difference`), with the tasks'
     variances added; and the interval has to exclude 0, too. One discordant pair per task is
     added: few of them underestimate how many to expect.
     """
@@ -204,7 +204,7 @@ def _create_expected_verdicts(task: PairedVerdicts, difference: float) -> Paired
 
 def compute_small_task_variance(tasks: Sequence[PairedTexts], weights: Sequence[float]) -> float:
     return math.fsum(
-        (share * ratios.ratio_standard_error(task.differences, task.sizes)) ** 2
+        (share * ratios.compute_ratio_standard_error(task.differences, task.sizes)) ** 2
         for task, share in zip(tasks, weights, strict=True)
         if not has_enough_units_to_plan(len(task.sizes))
     )
@@ -220,7 +220,7 @@ def compute_weighted_mean_uncertainty(
     """
     square = cube = fourth = unknown = 0.0
     for task, share in zip(tasks, weights, strict=True):
-        n, error = len(task.sizes), share * ratios.ratio_standard_error(task.differences, task.sizes)
+        n, error = len(task.sizes), share * ratios.compute_ratio_standard_error(task.differences, task.sizes)
         square += error**2
         cube += error**3 * ratios.skewness(task.differences, task.sizes) / math.sqrt(n)
         fourth += error**4 / (n - 1)

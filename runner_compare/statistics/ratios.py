@@ -14,7 +14,7 @@ from itertools import product
 from random import Random
 from statistics import NormalDist
 
-from runner_compare.statistics.stats import CONFIDENCE, POWER, student_p_value, student_quantile
+from runner_compare.statistics.stats import CONFIDENCE, POWER, compute_student_quantile, student_p_value
 
 FLIPS = 9_999  # random sign flips at most, for samples with too many possible ones
 ENOUGH = (
@@ -51,7 +51,7 @@ def sum_by_cluster(
     return list(sums.values()), list(sizes.values())
 
 
-def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
+def compute_jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
     """Return the jackknife variance of the mean over clusters; 0 for a single cluster."""
     count, total, n = len(sums), math.fsum(sums), math.fsum(sizes)
     if count < 2:
@@ -70,7 +70,7 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float]) ->
     return math.fsum(numerators) / math.fsum(denominators)
 
 
-def ratio_standard_error(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+def compute_ratio_standard_error(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Return the linearized standard error of a ratio of sums; infinity for fewer than two
     samples.
     """
@@ -83,7 +83,7 @@ def ratio_standard_error(numerators: Sequence[float], denominators: Sequence[flo
     return math.sqrt(n / (n - 1) * squares) / math.fsum(denominators)
 
 
-def ratio_interval(
+def compute_ratio_interval(
     numerators: Sequence[float],
     denominators: Sequence[float],
     lower: float = -math.inf,
@@ -101,7 +101,7 @@ def ratio_interval(
     bend = skewness(numerators, denominators) / math.sqrt(n)
     low, high = compute_conservative_interval(
         ratio_of_sums(numerators, denominators),
-        ratio_standard_error(numerators, denominators),
+        compute_ratio_standard_error(numerators, denominators),
         bend,
         n - 1,
         safety_factor=get_one_sided_p_value_factor(n),
@@ -109,7 +109,7 @@ def ratio_interval(
     return max(low, lower), min(high, upper)
 
 
-def sign_flip_p_value(differences: Sequence[float], max_flips: int = FLIPS, seed: int = 0) -> float:
+def compute_sign_flip_p_value(differences: Sequence[float], max_flips: int = FLIPS, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test of paired differences.
 
     If both runs are equal, signs are random. The statistic is the sum of the differences. If
@@ -149,15 +149,17 @@ def sign_flip_p_value(differences: Sequence[float], max_flips: int = FLIPS, seed
 
 def skewness(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Return the skewness of the samples' residuals from the ratio of sums; 0 without spread."""
-    return _standardized_moment(numerators, denominators, 3)
+    return _compute_standardized_moment(numerators, denominators, 3)
 
 
 def kurtosis(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Return the kurtosis of the samples' residuals from the ratio of sums: 3 if they are normal."""
-    return _standardized_moment(numerators, denominators, 4)
+    return _compute_standardized_moment(numerators, denominators, 4)
 
 
-def _standardized_moment(numerators: Sequence[float], denominators: Sequence[float], power: int) -> float:
+def _compute_standardized_moment(
+    numerators: Sequence[float], denominators: Sequence[float], power: int
+) -> float:
     n, centre = len(numerators), ratio_of_sums(numerators, denominators)
     distances = [top - centre * bottom for top, bottom in zip(numerators, denominators, strict=True)]
     spread = math.fsum(distance**2 for distance in distances) / n
@@ -206,7 +208,7 @@ def compute_paired_p_value(
     return compute_conservative_p_value(
         differences,
         ratio_of_sums(differences, sizes),
-        ratio_standard_error(differences, sizes),
+        compute_ratio_standard_error(differences, sizes),
         bend,
         n - 1,
         safety_factor,
@@ -234,7 +236,7 @@ def compute_conservative_p_value(
     otherwise include 0 next to some findings.
     """
     safety_factor = safety_factor or get_p_value_factor(degrees_of_freedom + 1)
-    by_flips = safety_factor * sign_flip_p_value(differences)
+    by_flips = safety_factor * compute_sign_flip_p_value(differences)
     if by_flips >= 1 or standard_error == 0:
         return min(1.0, by_flips)
     t = estimate / standard_error
@@ -251,7 +253,7 @@ def compute_conservative_p_value(
 def compute_paired_ratio_interval(
     differences: Sequence[float], sizes: Sequence[float], alpha: float = 1 - CONFIDENCE
 ) -> tuple[float, float]:
-    n, error = len(differences), ratio_standard_error(differences, sizes)
+    n, error = len(differences), compute_ratio_standard_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
     return compute_conservative_interval(
@@ -268,7 +270,7 @@ def compute_conservative_interval(
     safety_factor: float | None = None,
 ) -> tuple[float, float]:
     """Return a conservative interval. Each end is the wider one of Student's and Hall's intervals."""
-    bound = student_quantile(
+    bound = compute_student_quantile(
         alpha / (safety_factor or get_p_value_factor(degrees_of_freedom + 1)), degrees_of_freedom
     )
     # by which the estimate may exceed the truth, in standard errors
@@ -301,7 +303,7 @@ def find_detectable_ratio_difference(
         scaled_skewness = -abs(scaled_skewness)
     elif not is_upward:
         scaled_skewness = -scaled_skewness
-    bound = student_quantile(alpha / get_p_value_factor(samples), samples - 1)
+    bound = compute_student_quantile(alpha / get_p_value_factor(samples), samples - 1)
     bound = max(bound, restore_skewness(bound, scaled_skewness))
     # With skewed samples the estimated error depends on the estimate: if one is too small, the
     # other is too large.
@@ -323,7 +325,9 @@ def find_detectable_concentrated_loss(
     d, the variance of the mean grows by (loss · d - d²) / samples. The samples also make the
     differences skewed in the direction in which Hall's test requires no more than Student's.
     """
-    errors = student_quantile(alpha / get_p_value_factor(samples), samples - 1) + NormalDist().inv_cdf(power)
+    errors = compute_student_quantile(
+        alpha / get_p_value_factor(samples), samples - 1
+    ) + NormalDist().inv_cdf(power)
     own, square = errors * standard_error * (1 + 1 / samples), errors * errors / samples
     half = square * loss / 2  # of d² = own² + square (loss · d - d²)
     return (half + math.sqrt(half * half + (1 + square) * own * own)) / (1 + square)

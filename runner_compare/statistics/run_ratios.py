@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, variance
 
-from runner_compare.statistics.stats import ALPHA, POWER, student_p_value, student_quantile
+from runner_compare.statistics.stats import ALPHA, POWER, compute_student_quantile, student_p_value
 
 MIN_RUNS = 3  # a side, for any test: two do not show a spread
 # in standard deviations of a run: what the advice about the number of runs is for
@@ -52,12 +52,12 @@ class RunRatio:
             math.exp(fmean(logs) - fmean(baseline_logs)), error, smaller - 1, len(logs) + len(baseline_logs)
         )
 
-    def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
+    def compute_interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Return the interval that excludes the true ratio with at most probability `alpha`."""
-        factor = math.exp(student_quantile(alpha, self.freedom) * self.error)
+        factor = math.exp(compute_student_quantile(alpha, self.freedom) * self.error)
         return self.ratio / factor, self.ratio * factor
 
-    def p_value_at(self, null_ratio: float) -> float:
+    def compute_p_value_against(self, null_ratio: float) -> float:
         distance = math.log(self.ratio / null_ratio)
         if abs(distance) < 1e-12:  # rounding of logarithms
             return 1.0
@@ -114,4 +114,4 @@ def compute_run_ratio_power(runs: int, standardized_difference: float, alpha: fl
     if min_p_value(2 * runs) >= alpha:
         return 0.0
     errors = min(standardized_difference * math.sqrt(runs / 2), MAX_DISTANCE)
-    return 1 - float(nctdtr(2 * runs - 2, errors, student_quantile(alpha, runs - 1)))
+    return 1 - float(nctdtr(2 * runs - 2, errors, compute_student_quantile(alpha, runs - 1)))

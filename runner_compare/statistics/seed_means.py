@@ -18,7 +18,7 @@ from statistics import NormalDist, fmean, variance
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.accuracy_intervals import compute_exact_accuracy_interval
-from runner_compare.statistics.stats import ALPHA, POWER, find_interval_end, student_quantile
+from runner_compare.statistics.stats import ALPHA, POWER, compute_student_quantile, find_interval_end
 
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
@@ -40,14 +40,14 @@ class ErrorComponent:
     freedom: int  # the degrees of freedom of that variance
     bend: float = 0.0  # the skewness of what was averaged, over the root of its number
 
-    def error_bound(self, alpha: float, is_overestimate: bool) -> float:
+    def compute_error_bound(self, alpha: float, is_overestimate: bool) -> float:
         """Return an upper bound on how far the mean lies above (or below) the true value.
 
         The bound is the larger of Student's and Hall's bounds.
         """
         if not self.variance:
             return 0.0
-        student = student_quantile(alpha, self.freedom)
+        student = compute_student_quantile(alpha, self.freedom)
         hall = ratios.restore_skewness(student if is_overestimate else -student, self.bend)
         return max(student, hall if is_overestimate else -hall) * math.sqrt(self.variance)
 
@@ -99,7 +99,7 @@ class CrossedMean:
     def standard_error(self) -> float:
         return math.sqrt(math.fsum(part.variance for part in self.parts))
 
-    def interval(self) -> tuple[float, float]:
+    def compute_interval(self) -> tuple[float, float]:
         """Return the 95 % confidence interval. It is infinite for a single question."""
         if math.isinf(self.standard_error):
             return -math.inf, math.inf
@@ -115,7 +115,7 @@ class CrossedMean:
 def compute_combined_error_bound(
     components: Sequence[ErrorComponent], alpha: float, is_overestimate: bool
 ) -> float:
-    return math.hypot(*(part.error_bound(alpha, is_overestimate) for part in components))
+    return math.hypot(*(part.compute_error_bound(alpha, is_overestimate) for part in components))
 
 
 def compute_difference_p_value(components: Sequence[ErrorComponent], difference: float) -> float:
@@ -140,7 +140,7 @@ def estimate_question_error(
 ) -> ErrorComponent:
     sums, sizes = ratios.sum_by_cluster(by_question, clusters)
     bend = ratios.skewness(sums, sizes) / math.sqrt(len(sums))
-    return ErrorComponent(ratios.ratio_standard_error(sums, sizes) ** 2, max(1, len(sums) - 1), bend)
+    return ErrorComponent(ratios.compute_ratio_standard_error(sums, sizes) ** 2, max(1, len(sums) - 1), bend)
 
 
 def compute_seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
@@ -151,7 +151,7 @@ def compute_seed_errors(seed_means: Sequence[float]) -> list[ErrorComponent]:
     )
 
 
-def accuracy_interval_over_seeds(
+def compute_accuracy_interval_over_seeds(
     verdicts: SeedQuestionMatrix, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float]:
     """Return the 95 % score interval of an accuracy over questions and seeds."""
@@ -159,7 +159,7 @@ def accuracy_interval_over_seeds(
     units = len(verdicts[0]) if clusters is None else len(set(clusters))
     if units < 2:
         return 0.0, 1.0
-    spread, of_units = mean.mean * (1 - mean.mean), student_quantile(ALPHA, units - 1)
+    spread, of_units = mean.mean * (1 - mean.mean), compute_student_quantile(ALPHA, units - 1)
     # relative to the error of a single answer: never less than all answers are worth; without
     # errors, as units are
     straight = [replace(part, bend=0.0) for part in mean.parts]
@@ -194,7 +194,7 @@ def compute_exact_interval_over_seeds(
     exact_low, exact_high = compute_exact_accuracy_interval(
         by_question, clusters or [*map(str, range(len(by_question)))]
     )
-    low, high = accuracy_interval_over_seeds(verdicts, clusters)
+    low, high = compute_accuracy_interval_over_seeds(verdicts, clusters)
     below, above = math.hypot(mean - exact_low, seeds), math.hypot(exact_high - mean, seeds)
     return max(0.0, min(low, mean - below)), min(1.0, max(high, mean + above))
 
@@ -235,7 +235,7 @@ def find_detectable_difference_over_seeds(
     chance = questions * generator.standard_normal(DRAWS)
     for part in seed_components:
         seen = part.variance * generator.chisquare(part.freedom, DRAWS) / part.freedom
-        squares += seen * student_quantile(alpha, part.freedom) ** 2
+        squares += seen * compute_student_quantile(alpha, part.freedom) ** 2
         chance += math.sqrt(part.variance) * generator.standard_normal(DRAWS)
     least = float(np.quantile(np.sqrt(squares) + chance, POWER))
     return least if least <= 1 else None

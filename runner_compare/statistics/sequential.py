@@ -85,7 +85,7 @@ def compute_log_e_value(wins: int, losses: int, ties: int, null_difference: floa
 
 
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
-def sequential_p_value(wins: int, losses: int) -> float:
+def compute_sequential_p_value(wins: int, losses: int) -> float:
     """Return the always-valid p-value against no difference, from the discordant pairs."""
     most = max(compute_log_e_value(wins, losses, 0), compute_log_e_value(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
@@ -114,7 +114,7 @@ class SequentialPairs:
         self.ties += solved == base_solved
         self.looks.append((self.wins, self.losses, self.ties))
         if solved != base_solved:
-            self.p = min(self.p, sequential_p_value(self.wins, self.losses))
+            self.p = min(self.p, compute_sequential_p_value(self.wins, self.losses))
         if self.decision is Side.open and self.p <= self.level:
             self.decision = Side.better if self.wins > self.losses else Side.worse
         if self.margin is not None and self.from_margin is Side.open:
@@ -155,7 +155,7 @@ class SequentialPairs:
 
     def _update_interval(self) -> tuple[float, float]:
         if self._ended < len(self.looks):
-            above, below = _build_count_arrays(self.looks[self._ended :])
+            above, below = _build_win_loss_tie_counts(self.looks[self._ended :])
             low, high = self._ends
             self._ends = (
                 max(low, _find_largest_excluded_difference(above, self._decisive_log_capital)),
@@ -165,7 +165,7 @@ class SequentialPairs:
         return self._ends
 
     def find_first_decided_side(self, null_difference: float) -> Side:
-        above, below = _build_count_arrays(self.looks)
+        above, below = _build_win_loss_tie_counts(self.looks)
         is_above = compute_log_e_values(above, null_difference) >= self._decisive_log_capital
         is_below = compute_log_e_values(below, -null_difference) >= self._decisive_log_capital
         if not (is_above | is_below).any():
@@ -173,7 +173,7 @@ class SequentialPairs:
         return Side.better if is_above[int((is_above | is_below).argmax())] else Side.worse
 
     def compute_p_value_against(self, null_difference: float) -> float:
-        above, below = _build_count_arrays(self.looks)
+        above, below = _build_win_loss_tie_counts(self.looks)
         capitals = (
             compute_log_e_values(above, null_difference),
             compute_log_e_values(below, -null_difference),
@@ -181,7 +181,7 @@ class SequentialPairs:
         return min(1.0, 2 * math.exp(-max(capital.max(initial=0.0) for capital in capitals)))
 
 
-def _build_count_arrays(outcome_counts: Sequence[Look]) -> tuple[Any, Any]:
+def _build_win_loss_tie_counts(outcome_counts: Sequence[Look]) -> tuple[Any, Any]:
     """Return the counts of wins, losses and ties after each pair, from the view of the run and of
     its baseline.
     """

@@ -50,7 +50,7 @@ def exact_interval(successes: float, n: float, alpha: float = ALPHA) -> tuple[fl
     return low, high
 
 
-def mcnemar_exact_p_value(wins: int, losses: int) -> float:
+def compute_exact_mcnemar_p_value(wins: int, losses: int) -> float:
     """Return the two-sided p-value of McNemar's exact test; 1 without discordant pairs."""
     from scipy.special import bdtr
 
@@ -84,7 +84,9 @@ def adjust_grouped_p_values(groups: Sequence[Sequence[float]], num_families: int
     return adjusted
 
 
-def paired_difference_interval(wins: int, losses: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
+def compute_paired_difference_interval(
+    wins: int, losses: int, n: int, alpha: float = ALPHA
+) -> tuple[float, float]:
     """Return the interval of a paired difference: all values that the test does not reject; (-1, 1)
     for n = 0.
     """
@@ -109,7 +111,7 @@ def _compute_lower_interval_end(wins: int, losses: int, n: int, alpha: float) ->
     return low
 
 
-def paired_difference_p_value(wins: int, losses: int, n: int, null_difference: float) -> float:
+def compute_paired_difference_p_value(wins: int, losses: int, n: int, null_difference: float) -> float:
     """Return the two-sided p-value against a null value of the paired difference.
 
     A difference of 0 has its own test, McNemar's. This is Tango's score test (Statistics in
@@ -131,7 +133,7 @@ def paired_difference_p_value(wins: int, losses: int, n: int, null_difference: f
         1.0,
         2
         * NormalDist().cdf(
-            -tango_score(wins, losses, n, null_difference, continuity_correction(wins, losses, n))
+            -compute_tango_score(wins, losses, n, null_difference, continuity_correction(wins, losses, n))
         ),
     )
     if null_difference < 0:
@@ -160,12 +162,12 @@ def tango_interval(
     z, estimate = normal_quantile(alpha), (wins - losses) / n
 
     def is_compatible(difference: float) -> bool:
-        return abs(tango_score(wins, losses, n, difference, correction)) <= z
+        return abs(compute_tango_score(wins, losses, n, difference, correction)) <= z
 
     return find_interval_end(is_compatible, estimate, -1.0), find_interval_end(is_compatible, estimate, 1.0)
 
 
-def tango_score(
+def compute_tango_score(
     wins: float, losses: float, n: float, null_difference: float, correction: float = 0.0
 ) -> float:
     """Return Tango's score: the distance from the null difference in standard errors."""
@@ -180,7 +182,7 @@ def tango_score(
     return distance / math.sqrt(variance)
 
 
-def unpaired_difference_interval(
+def compute_unpaired_difference_interval(
     successes_1: int, n_1: int, successes_2: int, n_2: int, alpha: float = ALPHA
 ) -> tuple[float, float]:
     """Return the confidence interval of the difference between two independent proportions.
@@ -202,7 +204,7 @@ def unpaired_difference_interval(
     return max(-1.0, rate1 - rate2 - down), min(1.0, rate1 - rate2 + up)
 
 
-def unpaired_difference_p_value(
+def compute_unpaired_difference_p_value(
     successes_1: int, n_1: int, successes_2: int, n_2: int, null_difference: float
 ) -> float:
     """Return the two-sided p-value against a null difference, derived from the unpaired interval.
@@ -211,13 +213,13 @@ def unpaired_difference_p_value(
     """
 
     def is_excluded(alpha: float) -> bool:
-        low, high = unpaired_difference_interval(successes_1, n_1, successes_2, n_2, alpha)
+        low, high = compute_unpaired_difference_interval(successes_1, n_1, successes_2, n_2, alpha)
         return not low <= null_difference <= high
 
     return find_interval_end(is_excluded, 1.0, LEAST_P, 60)  # finer than the smallest p
 
 
-def detectable_paired_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
+def find_detectable_paired_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
     """Return the smallest true difference that n question pairs detect with 80 % power, or None.
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is
@@ -241,7 +243,9 @@ def detectable_paired_difference(n: int, discordant_rate: float, alpha: float = 
     )
 
 
-def detectable_unpaired_difference(n_1: int, n_2: int, rate: float, alpha: float = ALPHA) -> float | None:
+def find_detectable_unpaired_difference(
+    n_1: int, n_2: int, rate: float, alpha: float = ALPHA
+) -> float | None:
     """Return the smallest true difference that Fisher's test detects with 80 % power, or None.
 
     Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the
@@ -271,7 +275,7 @@ def detectable_unpaired_difference(n_1: int, n_2: int, rate: float, alpha: float
     )
 
 
-def student_quantile(alpha: float, degrees_of_freedom: int) -> float:
+def compute_student_quantile(alpha: float, degrees_of_freedom: int) -> float:
     """Return the two-sided quantile of Student's t: |t| is above it with probability `alpha`."""
     from scipy.special import stdtrit
 

@@ -70,7 +70,7 @@ class TokenCost:
         mean = CrossedMean.from_values(both, cells.clusters)
         if mean.mean <= 0:
             return None
-        tokens = Estimate(mean.mean, *mean.interval())
+        tokens = Estimate(mean.mean, *mean.compute_interval())
         correlation = compute_mean_correlation(cells.solved, both, cells.clusters)
         low, high = compute_estimate_ratio_interval(accuracy, tokens, correlation)
         per_1000 = Estimate(*(PER * value for value in (accuracy.value / tokens.value, low, high)))
@@ -107,14 +107,14 @@ class TokenSaving:
         units = len(base_cells.total_tokens[0]) if cells.clusters is None else len(set(cells.clusters))
         # that of as many equal signs: so few questions can show no more
         p = max(both.p_value(), 2.0 ** (1 - units))
-        low, high = both.interval()
+        low, high = both.compute_interval()
         if p >= ALPHA:  # the test decides
             low, high = min(low, 0.0), max(high, 0.0)
         whole = fmean(map(fmean, base_cells.total_tokens))
         return cls(
             len(base_cells.total_tokens[0]),
-            Estimate(prompt.mean, *prompt.interval()),
-            Estimate(new.mean, *new.interval()),
+            Estimate(prompt.mean, *prompt.compute_interval()),
+            Estimate(new.mean, *new.compute_interval()),
             Estimate(both.mean, low, high),
             both.mean / whole if whole else 0.0,
             p,
@@ -147,7 +147,7 @@ def compute_break_even_questions(
     return train_tokens / saved if saved > 0 else None
 
 
-def cost_per_correct_answer(
+def estimate_cost_per_correct_answer(
     cells: TokenCells, accuracy: Estimate, cost: float, prompt_fraction: float
 ) -> Estimate | None:
     """Return the cost per correct answer with its interval; None without tokens or correct answers.
@@ -169,7 +169,9 @@ def cost_per_correct_answer(
     if mean.mean <= 0 or accuracy.value <= 0:
         return None
     correlation = compute_mean_correlation(cells.solved, spent, cells.clusters)
-    low, high = compute_estimate_ratio_interval(accuracy, Estimate(mean.mean, *mean.interval()), correlation)
+    low, high = compute_estimate_ratio_interval(
+        accuracy, Estimate(mean.mean, *mean.compute_interval()), correlation
+    )
     ends = (cost * accuracy.value / mean.mean / end if end > 0 else math.inf for end in (high, low))
     return Estimate(cost, *ends)
 

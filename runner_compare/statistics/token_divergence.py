@@ -15,7 +15,7 @@ from typing import Any
 
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
 from runner_compare.statistics.accuracy_intervals import compute_interval_over_clusters
-from runner_compare.statistics.ratios import MIN_TEXTS, ratio_interval, ratio_of_sums
+from runner_compare.statistics.ratios import MIN_TEXTS, compute_ratio_interval, ratio_of_sums
 from runner_compare.statistics.token_percentiles import TokenValues
 
 CHIEF = "kl_p999_nats"  # which every job with figures of tokens has
@@ -57,7 +57,9 @@ def compute_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
         }
         if not any(text.most for text in some):
             found |= _with_interval(
-                "kl_nats_per_token", ratio_of_sums(sums, sizes), ratio_interval(sums, sizes, lower=0.0)
+                "kl_nats_per_token",
+                ratio_of_sums(sums, sizes),
+                compute_ratio_interval(sums, sizes, lower=0.0),
             )
         found |= _compute_top_1_agreement(some)
         job_figures |= {f"{key}/{name}": value for key, value in found.items()}
@@ -105,9 +107,9 @@ def _compute_probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float
         for some in (differences, [difference**2 for difference in differences])
     )
     losses = [float((reference - logprobs).sum()) for logprobs, reference in pairs]
-    square_ends = ratio_interval(squares, sizes, lower=0.0)
+    square_ends = compute_ratio_interval(squares, sizes, lower=0.0)
     values = TokenValues(differences)
-    found = _with_interval("delta_p_mean", ratio_of_sums(sums, sizes), ratio_interval(sums, sizes))
+    found = _with_interval("delta_p_mean", ratio_of_sums(sums, sizes), compute_ratio_interval(sums, sizes))
     found |= _with_interval(
         "delta_p_rms",
         math.sqrt(ratio_of_sums(squares, sizes)),
@@ -116,7 +118,9 @@ def _compute_probability_metrics(texts: Sequence[TextTokens]) -> dict[str, float
     for key, share in DELTA_P_SHARES.items():
         found |= _with_interval(key, values.percentile(share), _percentile_interval(texts, values, share))
     found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
-    found |= _with_interval("ln_ppl_ratio", ratio_of_sums(losses, sizes), ratio_interval(losses, sizes))
+    found |= _with_interval(
+        "ln_ppl_ratio", ratio_of_sums(losses, sizes), compute_ratio_interval(losses, sizes)
+    )
     correlation = compute_logprob_correlation(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
 
@@ -134,7 +138,7 @@ def _compute_top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
 
 
 def _percentile_interval(texts: Sequence[TextTokens], values: TokenValues, fraction: float) -> Ends:
-    return values.interval(fraction) if len(texts) >= MIN_TEXTS else None
+    return values.compute_interval(fraction) if len(texts) >= MIN_TEXTS else None
 
 
 def _with_interval(key: str, value: float, interval: Ends) -> dict[str, float]:

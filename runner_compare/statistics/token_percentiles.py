@@ -34,9 +34,9 @@ class TokenValues:
 
     def percentile(self, fraction: float) -> float:
         """Return the percentile: the value that a fraction of the tokens does not exceed."""
-        return _interpolate_at(self.ordered, fraction * (len(self.ordered) - 1))
+        return _interpolate_percentile(self.ordered, fraction * (len(self.ordered) - 1))
 
-    def interval(self, fraction: float) -> tuple[float, float] | None:
+    def compute_interval(self, fraction: float) -> tuple[float, float] | None:
         """Return the 95 % interval of a percentile; None with too few texts.
 
         Returns None if unobserved texts could lie entirely beyond it.
@@ -92,7 +92,7 @@ def min_texts_for_interval(fraction: float) -> int:
     return math.ceil(math.log(ALPHA / 2) / math.log(max(fraction, 1 - fraction)))
 
 
-def _interpolate_at(ordered: Any, position: float) -> float:
+def _interpolate_percentile(ordered: Any, position: float) -> float:
     position = min(max(position, 0.0), len(ordered) - 1.0)
     first, part = int(position), position - int(position)
     after = ordered[min(first + 1, len(ordered) - 1)]

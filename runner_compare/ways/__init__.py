@@ -42,7 +42,9 @@ class ComparisonMethod(Protocol):
         """Return whether a run has the kind of result that this method compares."""
         ...
 
-    def compare(self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /) -> list[RunComparison]:
+    def compare_with_baseline(
+        self, run: Run, base: Run, reader: Reader, pairing: PairingOptions, /
+    ) -> list[RunComparison]:
         """Return the comparisons of a run with its baseline.
 
         Raises NotPaired, with the reason, if the runs cannot be compared.
@@ -61,7 +63,7 @@ def compare_runs(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -
 
     Raises NotPaired with the reason if they cannot be compared.
     """
-    return next(way for way in list_comparison_methods() if way.can_compare_run(run)).compare(
+    return next(way for way in list_comparison_methods() if way.can_compare_run(run)).compare_with_baseline(
         run, base, reader, pairing
     )
 

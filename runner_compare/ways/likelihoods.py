@@ -26,7 +26,9 @@ def can_compare_run(run: Run) -> bool:
     return run.likelihood_unit is not None
 
 
-def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
+def compare_with_baseline(
+    run: Run, base: Run, reader: Reader, pairing: PairingOptions
+) -> list[RunComparison]:
     if run.task_version != base.task_version:
         raise NotPaired(
             f"the task version is {run.task_version} in the run and {base.task_version} in the baseline"

@@ -18,12 +18,14 @@ def can_compare_run(run: Run) -> bool:
     return bool(run.number)
 
 
-def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
+def compare_with_baseline(
+    run: Run, base: Run, reader: Reader, _pairing: PairingOptions
+) -> list[RunComparison]:
     return [RunComparison(create_metric_test(run, base, reader))]
 
 
 def create_metric_test(run: Run, base: Run, reader: Reader) -> MetricFlipTest:
-    answers, base_answers = reader.numbers(run), reader.numbers(base)
+    answers, base_answers = reader.load_metric_values(run), reader.load_metric_values(base)
     if answers.keys() != base_answers.keys():
         shared = len(answers.keys() & base_answers.keys())
         raise NotPaired(

@@ -23,7 +23,9 @@ def can_compare_run(run: Run) -> bool:
     return run.correct_and_total is None
 
 
-def compare(run: Run, base: Run, reader: Reader, _pairing: PairingOptions) -> list[RunComparison]:
+def compare_with_baseline(
+    run: Run, base: Run, reader: Reader, _pairing: PairingOptions
+) -> list[RunComparison]:
     """Compare each measure that both jobs measured repeatedly, by the ratio of run to baseline."""
     if run.task_version != base.task_version:
         versions = f"{run.task_version} in the run and {base.task_version} in the baseline"
@@ -51,7 +53,7 @@ def load_compared_repeats(run: Run, reader: Reader) -> dict[str, list[float]]:
     """Return the repeats of each compared measure, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
         raise NotPaired(f"runs of task={run.task} have neither verdicts nor repeated measurements to compare")
-    for measures in reader.iter_repeats(run):
+    for measures in reader.iter_repeated_measurements(run):
         if compared_measures := select_compared_measures(measures):
             return compared_measures
     raise missing_repeats_error(run)

@@ -35,7 +35,9 @@ def can_compare_run(run: Run) -> bool:
     return run.correct_and_total is not None
 
 
-def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> list[RunComparison]:
+def compare_with_baseline(
+    run: Run, base: Run, reader: Reader, pairing: PairingOptions
+) -> list[RunComparison]:
     try:
         return [add_seed_variance_to_comparison(compare_pair(run, base, reader, pairing), run, base)]
     except NotPaired as reason:
@@ -47,7 +49,9 @@ def compare(run: Run, base: Run, reader: Reader, pairing: PairingOptions) -> lis
 def compare_pair(
     run: Run, base: Run, reader: Reader, pairing: PairingOptions = NOTHING_ELSE
 ) -> RunComparison:
-    return compare_answers(run, base, (reader.load_answers(run), reader.of_baseline(base)), reader, pairing)
+    return compare_answers(
+        run, base, (reader.load_answers(run), reader.load_baseline_answers(base)), reader, pairing
+    )
 
 
 def compare_answers(

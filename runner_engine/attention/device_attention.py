@@ -22,9 +22,9 @@ from runner_base import ConfigError
 from runner_engine.attention.partial_attention import (
     PartialAttention,
     Scaling,
-    batched_matmul_float32,
     compute_attention_scores,
     merge_groups_by_token,
+    multiply_batched_float32,
 )
 from runner_engine.kv_cache import KvCacheSpec
 
@@ -221,7 +221,7 @@ def _attend_with_matmuls(
         scores.masked_fill_(mask, torch.finfo(scores.dtype).min / 2)
     log = scores.logsumexp(dim=-1)
     weights = scores.sub_(log[..., None]).exp_().to(values.dtype)
-    return batched_matmul_float32(weights.flatten(0, 1), values.flatten(0, 1)).view(query.shape), log
+    return multiply_batched_float32(weights.flatten(0, 1), values.flatten(0, 1)).view(query.shape), log
 
 
 def attend_to_prefix(

@@ -71,13 +71,13 @@ def wrap_with_layer_counter(attention_function: Attend) -> Attend:
 def register_attention() -> None:
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
-    AttentionInterface.register(NAME, _transformers_attention)
-    AttentionInterface.register(sliding_windows.MASK_PROBE, _transformers_attention)
+    AttentionInterface.register(NAME, _attend_from_transformers)
+    AttentionInterface.register(sliding_windows.MASK_PROBE, _attend_from_transformers)
     sliding_windows.register_mask_recorder()
-    install_attention_adapters(_transformers_attention, lambda: _attend.get(None) is not None)
+    install_attention_adapters(_attend_from_transformers, lambda: _attend.get(None) is not None)
 
 
-def _transformers_attention(
+def _attend_from_transformers(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,

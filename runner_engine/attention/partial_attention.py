@@ -101,7 +101,7 @@ def attend_to_unshared_keys(
     scores.masked_fill_(hidden[:, None, None, :], -math.inf)
     top = scores.amax(dim=-1)
     scores.sub_(replace_minus_inf(top)[..., None]).exp_()
-    weighted = batched_matmul_float32(scores.to(values.dtype).flatten(0, 1), values)
+    weighted = multiply_batched_float32(scores.to(values.dtype).flatten(0, 1), values)
     return weighted.view(shape), top, scores.sum(dim=-1)
 
 
@@ -165,12 +165,12 @@ def _compute_unnormalized_attention_chunk(
         weights.masked_fill_(places < first_positions[:, None], -math.inf)
     top = weights.amax(dim=-1)
     weights.sub_(replace_minus_inf(top)[..., None]).exp_()
-    return batched_matmul_float32(weights.to(values.dtype), values), top, weights.sum(dim=-1)
+    return multiply_batched_float32(weights.to(values.dtype), values), top, weights.sum(dim=-1)
 
 
 def compute_attention_scores(scaling: Scaling, query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return scaled and capped attention scores (float32) of queries [B, N, D] and keys [B, L, D]."""
-    scores = batched_matmul_float32(query, keys.transpose(1, 2)).mul_(scaling.scale)
+    scores = multiply_batched_float32(query, keys.transpose(1, 2)).mul_(scaling.scale)
     cap = scaling.cap
     return scores.div_(cap).tanh_().mul_(cap) if cap else scores
 
@@ -180,7 +180,7 @@ def replace_minus_inf(maxima: torch.Tensor) -> torch.Tensor:
     return maxima.where(maxima > -math.inf, 0.0)
 
 
-def batched_matmul_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def multiply_batched_float32(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Multiply batches of matrices [B, N, M] with float32 results.
 
     Sums may exceed the float16 limit of 65,504.

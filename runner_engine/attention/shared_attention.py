@@ -157,7 +157,7 @@ def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | 
         return note("keys_not_bfloat16", dtype=str(kv_spec.dtype).removeprefix("torch."))
     if kv_spec.dim % TILE_WIDTH:
         return note("heads_not_whole_tiles", dim=kv_spec.dim, width=TILE_WIDTH)
-    return kernels.tiles_problem
+    return kernels.tile_kernel_problem
 
 
 def _load_or_measure_attention_timings(kv_spec: KvCacheSpec, kernels: Kernels) -> BackendTimings | None:

@@ -183,7 +183,7 @@ def is_supported_architecture(header: GgufHeader) -> bool:
     return header.architecture in MODULES and header.metadata.get("general.name") != "mistral"
 
 
-def can_keep_blocks(header: GgufHeader) -> bool:
+def can_keep_gguf_blocks(header: GgufHeader) -> bool:
     """Whether all matrices of a model can stay quantized as .gguf blocks."""
     return is_supported_architecture(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
 

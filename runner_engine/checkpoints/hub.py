@@ -62,7 +62,13 @@ def find_hub_snapshot(
     commit = hub_cache.read_cached_commit(repo, wanted)
     tree = hub_cache.read_file_list(repo, commit)
     cached = HubSnapshot(
-        config_key, repo_id, wanted, commit, repo, hub_cache.select_repository_files(tree, patterns), tree
+        config_key,
+        repo_id,
+        wanted,
+        commit,
+        repo,
+        hub_cache.select_matching_repository_files(tree, patterns),
+        tree,
     )
     gaps = hub_cache.list_missing_files(cached, patterns) if commit else []
     if commit == wanted and tree and not gaps:
@@ -86,7 +92,13 @@ def find_hub_snapshot(
             cached, gaps, error
         ) from error
     return HubSnapshot(
-        config_key, repo_id, wanted, commit, repo, hub_cache.select_repository_files(tree, patterns), tree
+        config_key,
+        repo_id,
+        wanted,
+        commit,
+        repo,
+        hub_cache.select_matching_repository_files(tree, patterns),
+        tree,
     )
 
 
@@ -203,7 +215,7 @@ def _download_file(snapshot: HubSnapshot, file: RepositoryFile, meter: _Download
             value=snapshot.name,
             code="unsupported",
         )
-    hub_cache.write_file_list(snapshot)
+    hub_cache.write_snapshot_file_list(snapshot)
     # as huggingface_hub has it
     lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

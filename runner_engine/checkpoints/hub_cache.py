@@ -87,7 +87,9 @@ class HubSnapshot:
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
-def select_repository_files(listing: FilesByName, patterns: Iterable[str]) -> tuple[RepositoryFile, ...]:
+def select_matching_repository_files(
+    listing: FilesByName, patterns: Iterable[str]
+) -> tuple[RepositoryFile, ...]:
     """Select the files of a hub repository that a model needs.
 
     Of several weight formats, only one is selected.
@@ -110,7 +112,7 @@ def _parse_repository_file(name: str, entry: dict[str, Any]) -> RepositoryFile:
     return RepositoryFile(name, int(size or 0), str(checksum or ""))
 
 
-def write_file_list(snapshot: HubSnapshot) -> None:
+def write_snapshot_file_list(snapshot: HubSnapshot) -> None:
     """Store a snapshot's file list in the cache. Later runs use it to check whether the snapshot is
     complete.
     """

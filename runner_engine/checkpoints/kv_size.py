@@ -162,31 +162,31 @@ def compute_kv_head_nbytes_per_position(head_dim: int, dtype_bytes: int, precisi
 
 def read_kv_head_count_and_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of key-value heads and the head size. Both are maxima over all layers."""
-    heads = _get_first_set_number(config, "num_attention_heads", "n_head", default=1)
+    heads = _read_first_configured_number(config, "num_attention_heads", "n_head", default=1)
     layers = config.get("per_layer_config")
     others = (
         [one for one in layers.values() if isinstance(one, Mapping)] if isinstance(layers, Mapping) else []
     )
-    many = [_get_first_set_number(one, "num_key_value_heads") for one in others]
+    many = [_read_first_configured_number(one, "num_key_value_heads") for one in others]
     many += [
-        _get_first_set_number(config, key)
+        _read_first_configured_number(config, key)
         for key in ("num_global_key_value_heads", "swa_num_key_value_heads")
     ]
-    kv_heads = max(_get_first_set_number(config, "num_key_value_heads", default=heads), *many)
+    kv_heads = max(_read_first_configured_number(config, "num_key_value_heads", default=heads), *many)
     if config.get("model_type") in TWICE_IN_WINDOWS and read_sliding_window_tokens(config) is not None:
         kv_heads *= 2
-    if _get_first_set_number(config, "kv_lora_rank") and (
-        nope := _get_first_set_number(config, "qk_nope_head_dim")
+    if _read_first_configured_number(config, "kv_lora_rank") and (
+        nope := _read_first_configured_number(config, "qk_nope_head_dim")
     ):  # expanded latents
         return heads, max(
-            nope + _get_first_set_number(config, "qk_rope_head_dim"),
-            _get_first_set_number(config, "v_head_dim"),
+            nope + _read_first_configured_number(config, "qk_rope_head_dim"),
+            _read_first_configured_number(config, "v_head_dim"),
         )
-    hidden = _get_first_set_number(config, "hidden_size", "n_embd")
-    own = _get_first_set_number(config, "attention_head_dim", "head_dim", default=hidden // heads)
-    wide = [_get_first_set_number(one, "head_dim") for one in others]
+    hidden = _read_first_configured_number(config, "hidden_size", "n_embd")
+    own = _read_first_configured_number(config, "attention_head_dim", "head_dim", default=hidden // heads)
+    wide = [_read_first_configured_number(one, "head_dim") for one in others]
     wide += [
-        _get_first_set_number(config, key)
+        _read_first_configured_number(config, key)
         for key in ("global_head_dim", "v_head_dim", "swa_head_dim", "swa_v_head_dim")
     ]
     return kv_heads, max(own, *wide)
@@ -199,7 +199,7 @@ def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) 
     convolution
     over K inputs stores the last K − 1.
     """
-    hidden = _get_first_set_number(config, "hidden_size")
+    hidden = _read_first_configured_number(config, "hidden_size")
     of_linear = config.get("linear_attn_config")
     if isinstance(of_linear, Mapping):  # Kimi Linear, as its own files have it
         numbers = {
@@ -207,7 +207,7 @@ def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) 
             "linear_head_dim": of_linear.get("head_dim"),
         }
         config = {**config, **numbers, "linear_conv_kernel_dim": of_linear.get("short_conv_kernel_size")}
-    kernel = _get_first_set_number(
+    kernel = _read_first_configured_number(
         config,
         "linear_conv_kernel_dim",
         "conv_L_cache",
@@ -216,45 +216,51 @@ def compute_recurrent_state_nbytes(config: Mapping[str, Any], dtype_bytes: int) 
         "conv_kernel",
         default=4,
     )
-    if value_heads := _get_first_set_number(config, "linear_num_value_heads"):  # the gated delta rule
+    if value_heads := _read_first_configured_number(config, "linear_num_value_heads"):  # the gated delta rule
         key_dim, value_dim = (
-            _get_first_set_number(config, "linear_key_head_dim"),
-            _get_first_set_number(config, "linear_value_head_dim"),
+            _read_first_configured_number(config, "linear_key_head_dim"),
+            _read_first_configured_number(config, "linear_value_head_dim"),
         )
-        mixed = 2 * _get_first_set_number(config, "linear_num_key_heads") * key_dim + value_heads * value_dim
+        mixed = (
+            2 * _read_first_configured_number(config, "linear_num_key_heads") * key_dim
+            + value_heads * value_dim
+        )
         sums = value_heads * key_dim * value_dim
-    elif heads := _get_first_set_number(config, "linear_num_heads"):  # Kimi's delta attention
-        dim = _get_first_set_number(config, "linear_head_dim")
+    elif heads := _read_first_configured_number(config, "linear_num_heads"):  # Kimi's delta attention
+        dim = _read_first_configured_number(config, "linear_head_dim")
         mixed, sums = 3 * heads * dim, heads * dim * dim
-    elif _get_first_set_number(config, "conv_L_cache"):  # a short convolution alone
+    elif _read_first_configured_number(config, "conv_L_cache"):  # a short convolution alone
         mixed, sums = hidden, 0
-    elif _get_first_set_number(config, "conv1d_width"):  # RecurrentGemma
-        mixed = sums = _get_first_set_number(config, "lru_width", default=hidden)
+    elif _read_first_configured_number(config, "conv1d_width"):  # RecurrentGemma
+        mixed = sums = _read_first_configured_number(config, "lru_width", default=hidden)
     else:
         mixed, sums = _compute_mamba_state_size(config, hidden)
     return (kernel - 1) * mixed * dtype_bytes + sums * BYTES["float32"]
 
 
 def _compute_mamba_state_size(config: Mapping[str, Any], hidden_size: int) -> tuple[int, int]:
-    states = _get_first_set_number(config, "mamba_d_state", "ssm_state_size", "state_size")
-    inner = _get_first_set_number(config, "mamba_expand", "expand", default=2) * hidden_size
-    heads = _get_first_set_number(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
-    dim = _get_first_set_number(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
+    states = _read_first_configured_number(config, "mamba_d_state", "ssm_state_size", "state_size")
+    inner = _read_first_configured_number(config, "mamba_expand", "expand", default=2) * hidden_size
+    heads = _read_first_configured_number(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
+    dim = _read_first_configured_number(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
     if config.get("model_type") == "mamba2":
-        heads, dim = _get_first_set_number(config, "num_heads"), _get_first_set_number(config, "head_dim")
+        heads, dim = (
+            _read_first_configured_number(config, "num_heads"),
+            _read_first_configured_number(config, "head_dim"),
+        )
     if not heads:  # Mamba 1
         inner = (
             inner
             if "mamba_d_state" in config
-            else _get_first_set_number(config, "intermediate_size", default=inner)
+            else _read_first_configured_number(config, "intermediate_size", default=inner)
         )
         return inner, inner * states
     inner = heads * dim if dim else inner
-    groups = _get_first_set_number(config, "mamba_n_groups", "mamba_ngroups", "n_groups", default=1)
+    groups = _read_first_configured_number(config, "mamba_n_groups", "mamba_ngroups", "n_groups", default=1)
     return inner + 2 * groups * states, inner * states
 
 
-def _get_first_set_number(config: Mapping[str, Any], *keys: str, default: int = 0) -> int:
+def _read_first_configured_number(config: Mapping[str, Any], *keys: str, default: int = 0) -> int:
     value = next((config[key] for key in keys if config.get(key)), default)
     if isinstance(value, list):
         value = max(value)

@@ -69,7 +69,7 @@ def compute_expert_mixture_size(
     config: Mapping[str, Any], tensors: Iterable[TensorLocation], stored_format: StoredFormat | None = None
 ) -> MixtureSize | None:
     """Count a mixture's parameters from its config and weight headers. None if the model has no experts."""
-    experts, used = (_get_first_set_number(config, keys) for keys in (COUNTS, USED))
+    experts, used = (_read_first_configured_number(config, keys) for keys in (COUNTS, USED))
     if experts < 2 or not used:
         return None
     total = of_output = routed = in_blocks = 0
@@ -114,7 +114,7 @@ def format_parameter_count(count: float) -> str:
     return f"{count:.0f}"
 
 
-def _get_first_set_number(config: Mapping[str, Any], keys: Iterable[str]) -> int:
+def _read_first_configured_number(config: Mapping[str, Any], keys: Iterable[str]) -> int:
     value = next((config[key] for key in keys if config.get(key)), 0)
     if isinstance(value, list):
         value = max(value)

@@ -100,20 +100,20 @@ def find_mtp_head_tensors(files: ModelFiles) -> dict[str, TensorLocation]:
 
 def is_mtp_head_tensor(files: ModelFiles, tensor_name: str) -> bool:
     """Whether a tensor has the name prefix of the MTP head."""
-    begin = _get_head_tensor_prefix(files)
+    begin = _get_mtp_tensor_prefix(files)
     return begin is not None and tensor_name.startswith(begin)
 
 
 def exclude_mtp_head_tensors(
     files: ModelFiles, tensors: Iterable[TensorLocation]
 ) -> Iterator[TensorLocation]:
-    begin = _get_head_tensor_prefix(files)
+    begin = _get_mtp_tensor_prefix(files)
     for tensor in tensors:
         if begin is None or not tensor.name.startswith(begin):
             yield tensor
 
 
-def _get_head_tensor_prefix(files: ModelFiles) -> str | None:
+def _get_mtp_tensor_prefix(files: ModelFiles) -> str | None:
     """Return the prefix of the MTP head's tensor names. None if the model family has no supported head."""
     form = _find_head_naming(files)
     return None if form is None else form.get_tensor_prefix(files.text_settings)
@@ -134,7 +134,7 @@ def convert_head_to_model(files: ModelFiles) -> tuple[list[TensorLocation], dict
 
 def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
     """Raise ConfigError if a model has no MTP head, or an unsupported one."""
-    if (why := _find_head_problem(files)) is not None:
+    if (why := _find_mtp_head_problem(files)) is not None:
         raise ConfigError(
             f"{render_engine_note(why)}. Use {KEY}=draft, or {KEY}=ngram",
             key=KEY,
@@ -143,7 +143,7 @@ def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
         )
 
 
-def _find_head_problem(files: ModelFiles) -> Note | None:
+def _find_mtp_head_problem(files: ModelFiles) -> Note | None:
     settings = files.text_settings
     family = settings.get("model_type")
     counts = {key: settings[key] for key in COUNTS if settings.get(key)}
@@ -158,12 +158,12 @@ def _find_head_problem(files: ModelFiles) -> Note | None:
     heads = settings.get(form.counted) if form.counted else max(counts.values(), default=1)
     if heads != 1:
         return note("several_heads", counts=named)
-    return _find_head_tensor_problem(
+    return _find_mtp_tensor_problem(
         files, form, note("head_missing", counts=named) if counts else note("no_head")
     )
 
 
-def _find_head_tensor_problem(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
+def _find_mtp_tensor_problem(files: ModelFiles, naming: HeadNaming, missing_note: Note) -> Note | None:
     """Return the reason why the tensors of an MTP head are unsupported, or None if they are supported.
 
     Returns `missing_note` if there are no tensors.

@@ -124,7 +124,9 @@ def _validate_sampling_setting(file: Path, key: str, value: Any, name: str) -> f
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
     number = int(value) if is_whole else value
     if not parameter.is_valid(number):
-        raise DataError(f"{key}={truncated_repr(value)} {parameter.range_text}", key=file, code="damaged")
+        raise DataError(
+            f"{key}={truncated_repr(value)} {parameter.allowed_range_text}", key=file, code="damaged"
+        )
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 

@@ -149,7 +149,7 @@ def _write_checkpoint_files(
     with Progress(total_bytes, "random weights", "bytes") as bar:
         for number, shard in enumerate(shards, start=1):
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            write_file_atomically(partial_folder / name, _iter_shard_bytes(shard, bar))
+            write_file_atomically(partial_folder / name, _iter_random_shard_bytes(shard, bar))
             weight_map |= dict.fromkeys((tensor.name for tensor in shard), name)
     write_json_atomically(
         partial_folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
@@ -168,7 +168,9 @@ def _split_into_shards(tensors: list[TensorLocation]) -> list[list[TensorLocatio
     return shards
 
 
-def _iter_shard_bytes(tensors: list[TensorLocation], progress: Progress) -> Iterator[bytes | memoryview]:
+def _iter_random_shard_bytes(
+    tensors: list[TensorLocation], progress: Progress
+) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file. Norms are 1, biases are 0, and other weights are random."""
     pool = memoryview(_generate_random_bfloat16_bytes())
     yield build_safetensors_header(tensors, {"format": "pt"})

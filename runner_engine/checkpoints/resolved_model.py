@@ -130,14 +130,14 @@ class ModelFiles:
         return BYTES.get(self.dtype, 2)
 
     @property
-    def can_keep_blocks(self) -> bool:
+    def can_keep_gguf_blocks(self) -> bool:
         """Whether the weights of a .gguf file can stay quantized in memory.
 
         This requires a CPU, no device map and no adapter.
         """
         is_on_cpu = self.device == "cpu" and self.model.device_map is None
         is_file = is_on_cpu and not self.adapts and self.is_gguf_file
-        return is_file and gguf_file.can_keep_blocks(gguf_file.read_gguf_header(self.path))
+        return is_file and gguf_file.can_keep_gguf_blocks(gguf_file.read_gguf_header(self.path))
 
     @cached_property
     def tensors(self) -> list[TensorLocation]:
@@ -245,7 +245,7 @@ class ResolvedModel:
             )
             return QuantizationMix(held, {})
         if isinstance(wanted, BlockFormat):
-            if self.files.can_keep_blocks and (in_blocks := wanted.get_block_config()) is not None:
+            if self.files.can_keep_gguf_blocks and (in_blocks := wanted.get_block_config()) is not None:
                 return QuantizationMix(in_blocks, {})
             wanted.check_dequantized_keys()
         return self.spec.layer_mix

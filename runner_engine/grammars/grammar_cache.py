@@ -125,7 +125,7 @@ class GrammarCache:
     def stop_trial_process(self) -> None:
         """Stop the child process that tests grammars. A new process starts when one is needed."""
         if self._trials is not None:
-            self._trials.end()
+            self._trials.stop_server()
 
     def _find_cached_grammar(self, key: bytes) -> _CompiledGrammar | None:
         """Return the cached grammar with this key, or None. The caller must hold the lock.

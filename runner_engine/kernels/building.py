@@ -76,7 +76,7 @@ def build_kernels_if_missing(features: Collection[str] = ()) -> float:
     if compiler is None or prebuilt.find_prebuilt_library():
         return 0.0
     with suppress(*FAILURES):
-        if not is_writable_only_by_user(_get_library_path(compiler, features)):
+        if not is_writable_only_by_user(_get_kernel_library_path(compiler, features)):
             ensure_compiled_library(compiler, features)
             return time.perf_counter() - started
     return 0.0
@@ -87,7 +87,7 @@ def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Pa
 
     Raises one of FAILURES if that is impossible.
     """
-    path = _get_library_path(compiler, features)
+    path = _get_kernel_library_path(compiler, features)
     if is_writable_only_by_user(path):
         mark_file_used(path)
         return path
@@ -99,7 +99,7 @@ def ensure_compiled_library(compiler: str, features: Collection[str] = ()) -> Pa
                 "compiling the C kernels for this processor, which takes 10 to 30 s and happens only once"
             )
             with report_step("compiling the C kernels for this processor"):
-                _compile_library(compiler, path)
+                _compile_kernel_library(compiler, path)
             remove_unused_cache_files()
     return path
 
@@ -150,7 +150,7 @@ def _build_compiler_flags(processor_flags: str = NATIVE) -> list[str]:
     return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
-def _compile_library(compiler: str, path: Path) -> None:
+def _compile_kernel_library(compiler: str, path: Path) -> None:
     """Compile a library's missing object files in parallel, and link the library."""
     features = set(path.name.split(".")[1:-1])
     objects = {
@@ -181,7 +181,7 @@ def _run_atomically(path: Path, command: Callable[[Path], list[str]]) -> None:
     replace_atomically(path, run_command)
 
 
-def _get_library_path(compiler: str, features: Collection[str]) -> Path:
+def _get_kernel_library_path(compiler: str, features: Collection[str]) -> Path:
     # not the path of the source
     parts = (
         read_source(),
@@ -193,7 +193,7 @@ def _get_library_path(compiler: str, features: Collection[str]) -> Path:
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     # linkers elsewhere may want all that is named
     some = FEATURES if sys.platform != "linux" else set(features)
-    return _find_safe_cache_folder(get_user_cache_folder()) / ".".join(
+    return _choose_safe_cache_folder(get_user_cache_folder()) / ".".join(
         (f"kernels-{key}", *sorted(some), "so")
     )
 
@@ -215,7 +215,7 @@ def is_writable_only_by_user(path: Path) -> bool:
 
 
 @cache
-def _find_safe_cache_folder(folder: Path | None) -> Path:
+def _choose_safe_cache_folder(folder: Path | None) -> Path:
     """Return the user cache, or a folder for this process alone if the user cache is unsafe.
 
     The user cache is unsafe if other users can write there, and unusable if this user cannot.
@@ -240,7 +240,7 @@ def find_timing_folder(library: Path) -> Path:
     The folder is next to the library, or in the user cache for a wheel's library.
     """
     return (
-        _find_safe_cache_folder(get_user_cache_folder())
+        _choose_safe_cache_folder(get_user_cache_folder())
         if library.parent == prebuilt.FOLDER
         else library.parent
     )

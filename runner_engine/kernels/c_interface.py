@@ -362,7 +362,7 @@ def list_c_constants_in_python() -> dict[str, int]:
     return numbers
 
 
-def read_library_constants(library: ctypes.CDLL) -> dict[str, int]:
+def read_kernel_library_constants(library: ctypes.CDLL) -> dict[str, int]:
     """Read the constants that a compiled library exports.
 
     Raises AttributeError if the library exports none.
@@ -383,7 +383,7 @@ def find_constant_differences(library: ctypes.CDLL) -> list[str]:
 
     The library must not be called if the list is not empty.
     """
-    ours, theirs = list_c_constants_in_python(), read_library_constants(library)
+    ours, theirs = list_c_constants_in_python(), read_kernel_library_constants(library)
     optional = FOR_QUANTIZED.keys() - theirs.keys()
     return [
         f"the constant {name} is {theirs.get(name, 'unknown')} in C and {ours.get(name, 'unknown')} in Python"

@@ -80,10 +80,10 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.features = features
-        self._bind_functions(library)
+        self._bind_c_functions(library)
         self.is_kept = building.is_in_user_cache(self.file)
 
-    def _bind_functions(self, library: ctypes.CDLL) -> None:
+    def _bind_c_functions(self, library: ctypes.CDLL) -> None:
         if wrong := c_interface.find_constant_differences(library):
             raise StructureMismatch("; ".join(wrong))
         # only for processors with wide products of bytes
@@ -122,10 +122,10 @@ class Kernels:
                 code="failed",
             ) from error
         self.features |= features
-        self._bind_functions(library)
+        self._bind_c_functions(library)
 
     @cached_property
-    def tiles_problem(self) -> Note | None:
+    def tile_kernel_problem(self) -> Note | None:
         """Reason why matmul with AMX tiles does not work on this machine, or None if it works."""
         if "amx" in processor.parse_disabled_cpu_features():
             return note("amx_left_out", variable=processor.LEFT_OUT)

@@ -170,7 +170,7 @@ class KvArenaStore(KvStore):
             native.get_tensor_address(positions, torch.int32, tokens),
         )
 
-    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_stored_kv(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copy the stored vectors [KVH, positions, W] of a sequence, ordered by position."""
         arena, pair, dim, whole = (
             self.arenas[slot],
@@ -179,8 +179,8 @@ class KvArenaStore(KvStore):
             round_up_positions(num_positions),
         )
         of_keys, of_values = self.heads.get_layer_formats(layer)
-        keys = of_keys.read_blocks(arena.keys[layer][:, :whole], dim, pair, is_keys=True)
-        values = of_values.read_blocks(arena.values[layer][:, :whole], dim, pair, is_keys=False)
+        keys = of_keys.read_kv_blocks(arena.keys[layer][:, :whole], dim, pair, is_keys=True)
+        values = of_values.read_kv_blocks(arena.values[layer][:, :whole], dim, pair, is_keys=False)
         return keys[:, :num_positions], values[:, :num_positions]
 
     def write_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -190,8 +190,8 @@ class KvArenaStore(KvStore):
             self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
             return
         (of_keys, of_values), pair, dim = self.heads.get_layer_formats(layer), self._pair_size, self.heads.dim
-        of_keys.write_blocks(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
-        of_values.write_blocks(self.arenas[0].values[layer], values, dim, pair, is_keys=False)
+        of_keys.write_kv_blocks(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
+        of_values.write_kv_blocks(self.arenas[0].values[layer], values, dim, pair, is_keys=False)
 
     @property
     def _pair_size(self) -> int:

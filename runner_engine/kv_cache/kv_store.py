@@ -22,7 +22,7 @@ from runner_engine.kernels.c_interface import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kernels.kv_layers import KvLayer
 from runner_engine.kv_cache.formats import KvFormat, load_kv_format
 from runner_engine.kv_cache.memory_pages import allocate_zeros
-from runner_engine.kv_cache.rotation import hadamard_rotate, rotation_block_size
+from runner_engine.kv_cache.rotation import apply_hadamard_rotation, rotation_block_size
 from runner_engine.kv_cache.sliding_windows import Window, widest_window
 from runner_engine.memory import free_mib
 from runner_engine.recurrent import SequenceStates, Shapes, recurrent_state_nbytes
@@ -125,7 +125,7 @@ class KvCacheSpec:
         if not self.kv_cache.rotate:
             return heads
         if kernels is None:
-            return hadamard_rotate(heads)
+            return apply_hadamard_rotation(heads)
         turned = heads.clone(memory_format=torch.contiguous_format)
         address = native.get_tensor_address(turned, self.dtype, *turned.shape)
         kernels("rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotation_size)
@@ -409,7 +409,7 @@ class KvStore(ABC):
         """Write keys and values [T, KVH, D] of a layer to the given slots and positions (both int32 [T])."""
 
     @abstractmethod
-    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_stored_kv(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a sequence's stored vectors [KVH, positions, W], in order of position."""
 
     @abstractmethod
@@ -418,7 +418,7 @@ class KvStore(ABC):
 
     def read(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the decoded keys and values [KVH, positions, D] of a sequence."""
-        keys, values = self.read_stored(layer, slot, num_positions)
+        keys, values = self.read_stored_kv(layer, slot, num_positions)
         return self.heads.decode_kv(layer, keys, values)
 
     @abstractmethod

@@ -140,9 +140,9 @@ class PagedSlots(SlotStore):
         self._update_page_tables()
         super().write(layer, keys, values, slots, positions + self._starts[slots.long()])
 
-    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_stored_kv(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.before[slot]
-        keys, values = super().read_stored(layer, slot, start + num_positions)
+        keys, values = super().read_stored_kv(layer, slot, start + num_positions)
         return keys[:, start:], values[:, start:]
 
     def get_slot_tensors(self, slot: int) -> list[torch.Tensor]:
@@ -262,6 +262,6 @@ def _iter_stored_kv(
     """
     for one in prefix.path:
         at = slice(max(first - one.start, 0), max(last - one.start, 0))
-        keys, values = (some[:, at] for some in one.kv.read_stored(layer))
+        keys, values = (some[:, at] for some in one.kv.read_stored_kv(layer))
         if keys.shape[1]:
             yield keys, values

@@ -57,7 +57,7 @@ def find_shared_prefixes(
         # rows are sorted: all have in common what the first and the last have; a prompt's last
         # token is its own
         end = min(
-            common_prefix_length(prompts[prompt_indices[0]], prompts[prompt_indices[-1]], start),
+            count_common_prefix_tokens(prompts[prompt_indices[0]], prompts[prompt_indices[-1]], start),
             min(len(prompts[row]) for row in prompt_indices) - 1,
         )
         own = end - start
@@ -79,7 +79,7 @@ def find_shared_prefixes(
     return deepest
 
 
-def common_prefix_length(left: Sequence[int], right: Sequence[int], start: int) -> int:
+def count_common_prefix_tokens(left: Sequence[int], right: Sequence[int], start: int) -> int:
     """Return the number of leading tokens that two prompts share.
 
     Tokens before `start` are known to be equal.
@@ -110,8 +110,8 @@ class ConversationCache:
         )
         for layer in range(kv_store.heads.layers):
             parts = [
-                *(prefix.kv.read_stored(layer) for prefix in sequence_kv.path),
-                kv_store.read_stored(layer, slot, sequence_kv.places),
+                *(prefix.kv.read_stored_kv(layer) for prefix in sequence_kv.path),
+                kv_store.read_stored_kv(layer, slot, sequence_kv.places),
             ]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
             kv.store.write_stored(layer, keys, values)
@@ -192,7 +192,7 @@ def _count_reusable_prompt_tokens(conversation: Prefix, prompt: Sequence[int]) -
     A recurrent state covers all tokens of a conversation. Before sliding windows, some keys
     of a shorter beginning are missing.
     """
-    length = min(common_prefix_length(conversation.tokens, prompt, 0), len(prompt) - 1)
+    length = min(count_common_prefix_tokens(conversation.tokens, prompt, 0), len(prompt) - 1)
     if conversation.kv.store.states is not None and length < len(conversation.tokens):
         return 0
     return 0 if length < conversation.least else length
@@ -252,13 +252,13 @@ class PrefixTree:
             self._mark_prefixes_for_copying([prompt.kv for prompt in prompts], self.most_attended)
         number_of: dict[int, int] = {}
         for prompt in prompts:
-            self._add_prefix_user(prompt.kv)
+            self._increase_prefix_use_counts(prompt.kv)
         return [
             tuple(number_of.setdefault(id(prefix), len(number_of)) for prefix in prompt.kv.needed_prefixes)
             for prompt in prompts
         ]
 
-    def _add_prefix_user(self, sequence_kv: SequenceKv) -> None:
+    def _increase_prefix_use_counts(self, sequence_kv: SequenceKv) -> None:
         """Increase the user count of each shared prefix of a sequence."""
         page = self.heads.page if self.heads.uses_pages else 0
         sequence_kv.rest = sequence_kv.num_shared_tokens % page if page else 0
@@ -354,7 +354,7 @@ class PrefixTree:
             for prefix in row_kv.needed_prefixes[len(row_kv.path) :]:
                 at = prefix.start - row_kv.num_shared_tokens
                 for layer in range(kv_store.heads.layers):
-                    stored = prefix.kv.read_stored(layer)
+                    stored = prefix.kv.read_stored_kv(layer)
                     for slot_tensor, copied in zip(
                         (kv_store.keys[layer], kv_store.values[layer]), stored, strict=True
                     ):

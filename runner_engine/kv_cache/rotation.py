@@ -18,7 +18,7 @@ def rotation_block_size(head_dim: int) -> int:
     return head_dim & -head_dim
 
 
-def hadamard_rotate(heads: torch.Tensor) -> torch.Tensor:
+def apply_hadamard_rotation(heads: torch.Tensor) -> torch.Tensor:
     """Apply the Hadamard rotation to heads [..., D]. Rotating twice restores the heads."""
     piece = rotation_block_size(heads.shape[-1])
     turned = heads.float().reshape(-1, piece)

@@ -91,8 +91,8 @@ class SharedKv:
         store.set_text_start(0, is_text_start)
         return cls(store, length)
 
-    def read_stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.store.read_stored(layer, 0, self.length)
+    def read_stored_kv(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.store.read_stored_kv(layer, 0, self.length)
 
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.store.read(layer, 0, self.length)

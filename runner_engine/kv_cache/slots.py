@@ -126,7 +126,7 @@ class SlotStore(KvStore):
         self.keys[layer][0, :, : keys.shape[1]] = keys
         self.values[layer][0, :, : values.shape[1]] = values
 
-    def read_stored(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_stored_kv(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys[layer][slot, :, :num_positions], self.values[layer][slot, :, :num_positions]
 
     def read_slots(

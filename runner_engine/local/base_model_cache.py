@@ -16,7 +16,7 @@ class BaseModelCache:
         self._key: str | None = None
         self._base: Any = None
 
-    def get_or_load(self, key: str, load_model: Callable[[], Any]) -> tuple[Any, bool]:
+    def get_or_load_base_model(self, key: str, load_model: Callable[[], Any]) -> tuple[Any, bool]:
         """Return the base model for `key`, and whether it was cached. Loads the model if necessary."""
         if key == self._key:
             return self._base, True

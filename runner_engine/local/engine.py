@@ -128,7 +128,7 @@ class LocalEngine:
         ):
             decoding += ", by torch alone"
         generation, own = self.spec.generation, get_non_default_generation_settings(loaded.model)
-        facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        facts = {"decoding": decoding, "sampling": generation.describe_sampling(own)}
         facts |= load_configured_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= (
@@ -298,7 +298,9 @@ class LocalEngine:
             self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> LoadedModel:
-        base, reused = self._bases.get_or_load(self.spec.base_key, lambda: load_base_model(self._resolved))
+        base, reused = self._bases.get_or_load_base_model(
+            self.spec.base_key, lambda: load_base_model(self._resolved)
+        )
         try:
             loaded = apply_adapter(base, self._resolved)
         except BaseException:

@@ -110,7 +110,7 @@ def measure_matmul_gflop_per_s(
         can_pack_weight(torch.empty(0, into, dtype=dtype), kernels) for _, into in count_by_shape
     ):
         seconds["panels"] = 0.0
-        if dtype == torch.bfloat16 and not kernels.tiles_problem:
+        if dtype == torch.bfloat16 and not kernels.tile_kernel_problem:
             seconds["tiles"] = 0.0
     if device.type == "cpu" and not find_onednn_problem(dtype):
         seconds["packed"] = 0.0

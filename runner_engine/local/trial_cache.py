@@ -105,7 +105,7 @@ class TrialCache:
                 [[shape.shape, str(shape.dtype).removeprefix("torch.")] for shape in of_layer]
                 for of_layer in kv_spec.states
             ]
-            self._store_result("heads", found)
+            self._store_test_result("heads", found)
         return kv_spec
 
     def is_fused_verified(self) -> bool:
@@ -117,9 +117,9 @@ class TrialCache:
 
     def store_fused_result(self, is_verified: bool) -> None:
         if is_verified:
-            self._store_result("fused", repr(self.ways))
+            self._store_test_result("fused", repr(self.ways))
 
-    def _store_result(self, test_name: str, result: Any) -> None:
+    def _store_test_result(self, test_name: str, result: Any) -> None:
         if self._file is None or self._shown.get(test_name) == result:
             return
         self._shown[test_name] = result

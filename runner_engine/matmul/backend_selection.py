@@ -215,8 +215,8 @@ def find_backend_problem(
         return note("no_compiled_kernels")
     if backend is MatmulBackend.tiles and dtype != torch.bfloat16:
         return note("weights_not_bfloat16", dtype=str(dtype).removeprefix("torch."))
-    if backend is MatmulBackend.tiles and kernels.tiles_problem:
-        return kernels.tiles_problem
+    if backend is MatmulBackend.tiles and kernels.tile_kernel_problem:
+        return kernels.tile_kernel_problem
     fitting = tuple(
         width for width in input_sizes if can_pack_weight(torch.empty(1, width, dtype=dtype), kernels)
     )
@@ -258,7 +258,7 @@ def choose_backend_for_unpacked_weights(model: nn.Module, kernels: Kernels | Non
 
     Returns None unless AMX tiles are chosen.
     """
-    if kernels is None or kernels.tiles_problem:
+    if kernels is None or kernels.tile_kernel_problem:
         return None
     layers = [
         module

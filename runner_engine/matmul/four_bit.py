@@ -94,7 +94,7 @@ def _build_matmul_on_stored_weights(layer: Any, kernels: Kernels) -> tuple[Quant
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state
-    weights = build_c_weights(layer)
+    weights = build_kernel_weights(layer)
 
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if layer.weight is not stored or stored.quant_state is not state or not activations.numel():
@@ -118,7 +118,7 @@ def find_rejection_reason(layer: Any) -> Note | None:
     return None if is_whole and fits and state.code.numel() == 16 else note("blocks_across_rows")
 
 
-def build_c_weights(layer: Any) -> QuantizedWeights:
+def build_kernel_weights(layer: Any) -> QuantizedWeights:
     """Describe a layer's weights for the C kernels without copying them."""
     state, outputs = layer.weight.quant_state, layer.out_features
     it = QuantizedWeights(WeightFormat.four_bit_rows, layer.in_features, outputs, (torch.bfloat16,))

@@ -25,7 +25,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     check_against_reference,
     list_supported_dtypes,
-    move_unmapped_to_huge_pages,
+    move_unmapped_weight_to_huge_pages,
     require_kernels,
 )
 
@@ -75,7 +75,7 @@ def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerRe
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     stored = layer.weight
-    weight = move_unmapped_to_huge_pages(stored.qdata, resources)
+    weight = move_unmapped_weight_to_huge_pages(stored.qdata, resources)
     scale, sums = stored.scale.flatten().contiguous(), compute_shift_correction(weight)
     formats = list_supported_dtypes(layer.bias)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)

@@ -106,7 +106,7 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
 
     candidates = [
         BackendCandidate(
-            TILES, kernels.tiles_problem, lambda: _compare_tile_and_vector_matmuls(inputs, kernels)
+            TILES, kernels.tile_kernel_problem, lambda: _compare_tile_and_vector_matmuls(inputs, kernels)
         ),
         BackendCandidate(VECTORS),
     ]

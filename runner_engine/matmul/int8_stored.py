@@ -43,7 +43,7 @@ def build_replacement(layer: GroupedLinear, resources: KernelResources) -> Layer
     if reason := find_kernel_problem(layer, resources.kernels, resources.byte_tile_rows):
         resources.add_note_once(note("slow_rounding", kind=layer.report_name, reason=reason))
         return None
-    weights = build_c_weights(layer, resources.byte_tile_rows)
+    weights = build_kernel_weights(layer, resources.byte_tile_rows)
     return LayerReplacement(build_kernel_forward(layer, weights, resources, lambda: True), weights)
 
 
@@ -53,7 +53,7 @@ def is_w8a8_layer(layer: nn.Module) -> TypeGuard[GroupedLinear]:
     )
 
 
-def build_c_weights(
+def build_kernel_weights(
     layer: GroupedLinear, tile_rows: int, outputs: int | None = None, has_bias: bool = True
 ) -> QuantizedWeights:
     """Describe the weights of a layer, or of its first outputs only, for the C kernels.
@@ -111,7 +111,7 @@ def _compare_with_torch(
 ) -> Note | None:
     outputs, inputs = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features
     # it is added in the same way to every product
-    trial = build_c_weights(layer, tile_rows, outputs, has_bias=False)
+    trial = build_kernel_weights(layer, tile_rows, outputs, has_bias=False)
     workspace = torch.empty(
         compute_quantized_workspace_nbytes(num_rows, inputs, torch.get_num_threads()), dtype=torch.uint8
     )

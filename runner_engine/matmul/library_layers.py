@@ -81,7 +81,7 @@ def check_against_reference(
         raise UnsupportedLayer(problem)
 
 
-def move_unmapped_to_huge_pages(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
+def move_unmapped_weight_to_huge_pages(weight: torch.Tensor, resources: KernelResources) -> torch.Tensor:
     """Move weights to huge pages, unless they are in a memory-mapped checkpoint."""
     if not resources.mapped_files.is_mapped_address(weight.data_ptr()):
         huge_pages.move_to_huge_pages(weight)

@@ -27,7 +27,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     check_against_reference,
     list_supported_dtypes,
-    move_unmapped_to_huge_pages,
+    move_unmapped_weight_to_huge_pages,
     require_kernels,
     run_first_forward,
 )
@@ -50,7 +50,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     is_shared = layer.weight.data_ptr() == stored.data_ptr()
     scale, weight, sums = (
         state.SCB.float().contiguous(),
-        move_unmapped_to_huge_pages(stored, resources),
+        move_unmapped_weight_to_huge_pages(stored, resources),
         compute_shift_correction(stored),
     )
     if is_shared:

@@ -19,7 +19,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     check_against_reference,
     is_bias_absent_or_dtype,
-    move_unmapped_to_huge_pages,
+    move_unmapped_weight_to_huge_pages,
     require_kernels,
     run_first_forward,
 )
@@ -55,5 +55,5 @@ def _build_int8_kernel_weights(layer: Any, resources: KernelResources) -> Quanti
         raise UnsupportedLayer(note("other_bias_format"))
     weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
     weights.matrix.tile_rows = resources.unpacked_tile_rows
-    weights.set_tensors(move_unmapped_to_huge_pages(weight, resources), layer.bias, scale)
+    weights.set_tensors(move_unmapped_weight_to_huge_pages(weight, resources), layer.bias, scale)
     return weights

@@ -40,7 +40,7 @@ def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     return unpacked.to(dtype)
 
 
-def _rounds_activations(layer: nn.Module) -> bool:
+def _does_round_activations(layer: nn.Module) -> bool:
     """Whether a layer rounds its activations to 8 bits.
 
     False for the wrapper of an adapter around the layer.
@@ -55,7 +55,7 @@ def _is_llm_int8(layer: Any) -> bool:
 
 
 def find_rounding_layers(model: nn.Module) -> dict[str, Any]:
-    return {name: layer for name, layer in model.named_modules() if _rounds_activations(layer)}
+    return {name: layer for name, layer in model.named_modules() if _does_round_activations(layer)}
 
 
 @contextmanager

@@ -230,11 +230,11 @@ def predict_planned_footprint(
     readable header.
     """
     resolved = plan.resolved
-    footprint = _predict_single_model(plan, workload, free_mib)
+    footprint = _predict_single_model_footprint(plan, workload, free_mib)
     draft = resolve_draft_model(resolved)
     if footprint is not None and draft is not None:
         of_draft = plan_model_load(draft)
-        alone = _predict_single_model(of_draft, workload, free_mib, is_draft=True)
+        alone = _predict_single_model_footprint(of_draft, workload, free_mib, is_draft=True)
         if alone is None:
             footprint = None
         else:
@@ -245,7 +245,7 @@ def predict_planned_footprint(
     second = plan_model_load(resolved.second)
     if second.device != plan.device:
         return footprint
-    other = _predict_single_model(second, workload, free_mib)
+    other = _predict_single_model_footprint(second, workload, free_mib)
     vocabulary = read_model_sizes(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * compute_max_queued_distributions(vocabulary)
     return None if other is None else footprint.combine_with(other, waiting_bytes)
@@ -274,7 +274,7 @@ def _estimate_draft_pass_cost(
     )
 
 
-def _predict_single_model(
+def _predict_single_model_footprint(
     plan: LoadPlan, workload: Workload, free_mib: float | None, is_draft: bool = False
 ) -> Footprint | None:
     """Predict the footprint of one model.

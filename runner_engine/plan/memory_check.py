@@ -110,7 +110,9 @@ def count_required_gpus(resolved: ResolvedModel, required_mib: float) -> tuple[i
             (int(place) for limit in limits for place in limit if place != "cpu"), default=-1
         ) + 1, named
     room, count = 0.0, len(visible_gpus.find_visible_gpus())
-    for number, free in enumerate(sorted(visible_gpus.free_gpu_memory_mib()), start=1):  # whichever it gets
+    for number, free in enumerate(
+        sorted(visible_gpus.measure_free_gpu_memory_mib()), start=1
+    ):  # whichever it gets
         room += SPREAD_SHARE * free
         if required_mib <= room:
             return number, named

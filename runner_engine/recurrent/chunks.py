@@ -19,7 +19,7 @@ class Chunk(NamedTuple):
     rows: slice  # where their chunks are among all
 
 
-def split_into_chunks(
+def split_segments_into_chunks(
     segments: Segments, device: torch.device, chunk_size: int = CHUNK
 ) -> tuple[Tensor, list[Chunk]]:
     """Split token segments into chunks.

@@ -28,7 +28,7 @@ def convolve(
     kept = weight.shape[1] - 1
     before = segments.read_states(state).to(inputs.dtype)  # [segments, K - 1, C]
     if segments.has_equal_counts:
-        extended = torch.cat((before, segments.pad(inputs)), dim=1)
+        extended = torch.cat((before, segments.pad_to_longest_segment(inputs)), dim=1)
         segments.write_states(state, extended[:, segments.max_count :])
         return _convolve_without_padding(extended, weight, bias).flatten(0, 1)
     numbers, counts = torch.arange(len(segments.counts)), torch.tensor(segments.counts)

@@ -108,7 +108,7 @@ class Segments:
         is_decoded = [self.is_decoded for _ in self.slots]
         return torch.tensor([self.slots, self.firsts, self.counts, is_decoded], dtype=torch.int32)
 
-    def pad(self, values: Tensor) -> Tensor:
+    def pad_to_longest_segment(self, values: Tensor) -> Tensor:
         """Pad token values [tokens, …] with zeros to [segments, longest segment, …]."""
         shape = (len(self.counts), self.max_count, *values.shape[1:])
         if self.has_equal_counts:
@@ -117,7 +117,7 @@ class Segments:
         result[self._padded_indices.to(values.device)] = values
         return result.view(shape)
 
-    def unpad(self, padded: Tensor) -> Tensor:
+    def remove_segment_padding(self, padded: Tensor) -> Tensor:
         """Convert padded values [segments, longest, …] to token values [tokens, …]."""
         numbers = padded.reshape(-1, *padded.shape[2:])
         return numbers if self.has_equal_counts else numbers[self._padded_indices.to(padded.device)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.chunks import gather_tokens, scatter_tokens, split_into_chunks
+from runner_engine.recurrent.chunks import gather_tokens, scatter_tokens, split_segments_into_chunks
 from runner_engine.recurrent.mixer import Segments
 
 
@@ -36,7 +36,7 @@ def scan_heads(
     inputs, time_steps, keys, queries = (numbers.float() for numbers in (inputs, time_steps, keys, queries))
     if segments.max_count == 1:
         return _scan_heads_single_token(inputs, time_steps, decay, keys, queries, state, segments)
-    places, chunks = split_into_chunks(segments, inputs.device)
+    places, chunks = split_segments_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
     weighted = gather_tokens(inputs * time_steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
     # [chunks, G, Q, N]

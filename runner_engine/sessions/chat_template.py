@@ -107,7 +107,7 @@ class ChatTemplate:
             **self.tokenizer.special_tokens_map,
             **self.values,
         }
-        outcome, text = _renderers.render_conversation(template, _to_json_value(values), self.limits)
+        outcome, text = _renderers.render_conversation(template, _convert_to_json_value(values), self.limits)
         if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
@@ -117,7 +117,9 @@ class ChatTemplate:
                 code="failed" if outcome == DIED else "too_large",
             )
         return (
-            _cut_after_last_message(text, turns[-1]["content"], self.name) if continue_final_message else text
+            _truncate_after_last_message(text, turns[-1]["content"], self.name)
+            if continue_final_message
+            else text
         )
 
     def _render_with_tokenizer_code(
@@ -251,7 +253,7 @@ class _RenderPool:
             finally:  # a process that reached a limit or was interrupted is not used again
                 if is_usable:
                     self._idle.append((limits, renderer, time.monotonic()))
-                    self._schedule_idle_end()
+                    self._schedule_idle_server_stop()
                 else:
                     renderer.kill_process()
         return outcome, text
@@ -265,7 +267,7 @@ class _RenderPool:
                 renderer.kill_process()
         return _RenderProcess(limits)
 
-    def _schedule_idle_end(self) -> None:
+    def _schedule_idle_server_stop(self) -> None:
         """Start a timer that later ends idle rendering processes."""
         if self._timer is None:
             self._timer = threading.Timer(IDLE_S, self._kill_idle_processes)
@@ -279,7 +281,7 @@ class _RenderPool:
             while time.monotonic() - self._idle[0][2] >= IDLE_S:
                 self._idle.pop(0)[1].kill_process()
         if self._idle:
-            self._schedule_idle_end()
+            self._schedule_idle_server_stop()
 
     def end_idle_processes(self) -> None:
         if self._timer is not None:
@@ -304,19 +306,19 @@ atexit.register(_renderers.end_idle_processes)
 os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-def _to_json_value(value: Any) -> Any:
+def _convert_to_json_value(value: Any) -> Any:
     """Convert a value to plain numbers, strings, lists and dictionaries for the child process."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
     if isinstance(value, Mapping):
-        return {_to_json_value(key): _to_json_value(one) for key, one in value.items()}
+        return {_convert_to_json_value(key): _convert_to_json_value(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_to_json_value(one) for one in value)
+        return type(value)(_convert_to_json_value(one) for one in value)
     return f"<{type(value).__name__}>"
 
 
-def _cut_after_last_message(text: str, last_message: str, template_name: str) -> str:
+def _truncate_after_last_message(text: str, last_message: str, template_name: str) -> str:
     """Remove the text that a chat template appends after the last message.
 
     The model can then continue the last message.

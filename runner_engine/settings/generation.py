@@ -134,7 +134,7 @@ class GenerationConfig(SamplingKeys):
             chosen[key] = next(it for it in (getattr(self, key), default, neutral) if it is not None)
         return replace(self, **chosen)
 
-    def describe(self, model_settings: Mapping[str, Any]) -> str:
+    def describe_sampling(self, model_settings: Mapping[str, Any]) -> str:
         """Describe the sampling parameters, and mark those from the model's generation config."""
         effective = self.apply_model_defaults(model_settings)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
@@ -234,12 +234,12 @@ class ModelGeneration(GenerationConfig):
         """A text with the sampling settings and the source of each setting."""
         return f"generation=model: {self._describe_settings_by_source((*OF_PUBLISHER, 'max_new_tokens'))}"
 
-    def describe(self, model_settings: Mapping[str, Any]) -> str:
+    def describe_sampling(self, model_settings: Mapping[str, Any]) -> str:
         """Describe the sampling settings and the source of each setting."""
         return (
             self._describe_settings_by_source(OF_PUBLISHER)
             if self._sources
-            else super().describe(model_settings)
+            else super().describe_sampling(model_settings)
         )
 
     def _describe_settings_by_source(self, setting_names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ class SamplingParameter:
     for_greedy: bool = False  # whether it can also change which token is the likeliest
 
     @property
-    def range_text(self) -> str:
+    def allowed_range_text(self) -> str:
         """A description of the valid range for error messages."""
         off = "" if self.name == "temperature" else f" ({self.neutral:g} = off)"
         if self.kind is int:
@@ -211,7 +211,7 @@ def validate_sampling(prefix: str, sampling: SamplingKeys) -> None:
     """
     for name, one in PARAMETERS.items():
         value = getattr(sampling, name)
-        check_value(value is None or one.is_valid(value), f"{prefix}{name}", value, one.range_text)
+        check_value(value is None or one.is_valid(value), f"{prefix}{name}", value, one.allowed_range_text)
 
 
 def get_effective_parameters(

@@ -25,7 +25,7 @@ from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics import Finding
-from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
 
 N = 60
 LOOP = "and so on, as before, " * 20
@@ -99,7 +99,7 @@ def test_more_loops_than_the_baseline_has_are_tested(loops: int, finding: Findin
         return
     assert (record["finding"], record["questions"]) == (finding, N)
     assert record["difference"] == pytest.approx(loops / N)
-    assert record["p"] == pytest.approx(mcnemar_exact_p_value(0, loops))
+    assert record["p"] == pytest.approx(compute_exact_mcnemar_p_value(0, loops))
     assert record["simultaneous_low"] < loops / N < record["simultaneous_high"]
 
 

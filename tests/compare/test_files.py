@@ -17,8 +17,8 @@ from runner_compare.features.files.ranks import (
     FileTable,
     JobKind,
     compute_p_value_lower_kl,
-    find_lower_kl_pairs,
     find_non_inferior_pairs,
+    find_significantly_lower_kl_pairs,
     find_tied_groups,
 )
 from runner_compare.features.files.render import (
@@ -219,9 +219,9 @@ def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
 def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
     one, other = kl_of(0.01, 1), kl_of(0.002, 2)
     sizes = [float(it) for it in TOKENS]
-    assert find_lower_kl_pairs([one, one], sizes) == set()
-    assert find_lower_kl_pairs([one, other], sizes) == {(1, 0)}
-    assert find_lower_kl_pairs([other, one], sizes) == {(0, 1)}
+    assert find_significantly_lower_kl_pairs([one, one], sizes) == set()
+    assert find_significantly_lower_kl_pairs([one, other], sizes) == {(1, 0)}
+    assert find_significantly_lower_kl_pairs([other, one], sizes) == {(0, 1)}
     assert find_non_inferior_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
     assert find_non_inferior_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
 
@@ -234,7 +234,7 @@ def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_t
     gaps = [kl - other for kl, other in zip(low, high, strict=True)]
     assert compute_paired_p_value(gaps, ones) < 0.05, "the test of these texts alone, as before"
     assert compute_p_value_lower_kl(low, high, ones) > 0.05
-    assert find_lower_kl_pairs([low, high], ones) == set()
+    assert find_significantly_lower_kl_pairs([low, high], ones) == set()
     assert find_non_inferior_pairs([low, high], ones, 0.01) == set()
 
 
@@ -242,5 +242,5 @@ def test_files_that_differ_everywhere_are_told_apart_and_equal_ones_are_not() ->
     draw = Random(6)
     low, high = ([size * (1 + draw.random() / 5) for _ in range(100)] for size in (1.0, 1.5))
     ones = [1.0] * 100
-    assert find_lower_kl_pairs([high, low], ones) == {(1, 0)}
-    assert find_lower_kl_pairs([low, low], ones) == set()
+    assert find_significantly_lower_kl_pairs([high, low], ones) == {(1, 0)}
+    assert find_significantly_lower_kl_pairs([low, low], ones) == set()

@@ -18,7 +18,7 @@ import runner_compare as compare
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import compute_paired_ratio_interval
-from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
 
 N = 60
 BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
@@ -65,7 +65,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert rows[str(a), strict]["is_baseline"]
     comparison = rows[str(b), strict]["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 14, N - 14)
-    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(0, 14))
+    assert comparison["p"] == pytest.approx(compute_exact_mcnemar_p_value(0, 14))
     assert comparison["p_holm"] == pytest.approx(2 * comparison["p"])
     assert comparison["finding"] == "worse"
     assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"

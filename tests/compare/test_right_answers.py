@@ -103,7 +103,7 @@ class CostReader(Reader):
         super().__init__()
         self.of_questions = costs
 
-    def load_costs(self, run: Run) -> Costs:
+    def load_token_costs(self, run: Run) -> Costs:
         return {(at, f"q{at}", "1"): cost for at, cost in enumerate(self.of_questions)}
 
 

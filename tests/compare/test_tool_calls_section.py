@@ -192,7 +192,7 @@ def test_questions_of_families_of_their_own_are_independent() -> None:
     table = table_of({"none": in_families("question", 30), "nf4": in_families("question", 18)})
     for effect in (table.rows[1].effect, table.get_section_data(TableToolCalls).compared["nf4"]["simple", 0]):
         assert effect is not None
-        assert effect.p == stats.mcnemar_exact_p_value(0, 12) < 0.001
+        assert effect.p == stats.compute_exact_mcnemar_p_value(0, 12) < 0.001
 
 
 @pytest.mark.thorough

@@ -54,7 +54,7 @@ def test_each_value_has_its_source(make_config: Make, published: Callable[..., L
         "generation=model: temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given; "
         f"max_new_tokens 512, {render_engine_note(note('usual_length'))}",
     )
-    assert generation.describe({}) == (
+    assert generation.describe_sampling({}) == (
         "temperature 0.6, top_p 0.95, from the model's generation_config.json; top_k 7, as given"
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config.model_names import adapter_display_name
+from runner.config.model_names import make_adapter_display_name
 from runner_base import short_model_name
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
@@ -41,7 +41,7 @@ def test_where_nothing_says_anything_the_last_part_stays() -> None:
 
 
 def test_an_adapter_is_called_by_its_name_and_not_by_its_format() -> None:
-    assert adapter_display_name(LoraConfig()) == "none"
-    assert adapter_display_name(PeftConfig(path="embedded_team")) == "embedded_team"
-    assert adapter_display_name(PeftConfig(path="/trained/polite/adapter_model")) == "polite"
-    assert adapter_display_name(PthConfig(path="/trained/polite.pth")) == "polite"
+    assert make_adapter_display_name(LoraConfig()) == "none"
+    assert make_adapter_display_name(PeftConfig(path="embedded_team")) == "embedded_team"
+    assert make_adapter_display_name(PeftConfig(path="/trained/polite/adapter_model")) == "polite"
+    assert make_adapter_display_name(PthConfig(path="/trained/polite.pth")) == "polite"

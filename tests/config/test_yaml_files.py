@@ -16,7 +16,7 @@ from runner.config.choices import CONF
 from runner.config.yaml_files import (
     MAX_DEPTH,
     check_yaml_before_loading,
-    fast_yaml_loader,
+    get_fast_yaml_loader,
     reject_yaml_alias_bombs,
 )
 from runner_base.errors import Code, ConfigError
@@ -111,6 +111,6 @@ def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
     files = [file for folder in (CONF, *find_builtin_conf_folders()) for file in folder.rglob("*.yaml")]
     assert len(files) > 80
     for file in files:
-        assert yaml.load(file.read_text(), Loader=fast_yaml_loader()) == OmegaConf.to_container(
+        assert yaml.load(file.read_text(), Loader=get_fast_yaml_loader()) == OmegaConf.to_container(
             OmegaConf.load(file)
         ), file

@@ -7,17 +7,17 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_base.svg import build_document, format_rectangle, format_text_line
+from runner_base.svg import build_svg_document, format_svg_rectangle, format_svg_text
 
 
 @given(st.text())
 def test_any_words_can_stand_in_a_picture(words: str) -> None:
-    drawn = build_document(
+    drawn = build_svg_document(
         200,
         40,
         [
-            format_text_line(10, 20, words, bold=True, anchor="end"),
-            format_rectangle(1, 2, 3, 4, "#4e79a7", words),
+            format_svg_text(10, 20, words, bold=True, anchor="end"),
+            format_svg_rectangle(1, 2, 3, 4, "#4e79a7", words),
         ],
     )
     label, mark = list(ElementTree.fromstring(drawn))[1:]

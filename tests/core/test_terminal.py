@@ -31,7 +31,7 @@ def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
 
 
 def test_lines_go_on_behind_a_backslash_and_blank_ones_are_none() -> None:
-    assert list(terminal.read_user_lines(reader("one\\", "two", "", "  ", "three"), "")) == [
+    assert list(terminal.read_terminal_lines(reader("one\\", "two", "", "  ", "three"), "")) == [
         "one\ntwo",
         "three",
     ]
@@ -46,7 +46,7 @@ def test_ctrl_c_twice_ends_and_once_does_not(capsys: pytest.CaptureFixture[str])
         terminal.CtrlCWhileReading,
         "never",
     )
-    lines = terminal.read_user_lines(typed, "again ends")
+    lines = terminal.read_terminal_lines(typed, "again ends")
     assert list(lines) == ["one", "two"]
     assert capsys.readouterr().err.count("again ends") == 2
 

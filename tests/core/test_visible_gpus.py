@@ -160,9 +160,9 @@ def test_free_memory_is_that_of_the_visible_gpus(
     request.getfixturevalue("nvml")
     visible_gpus._find_physical_gpus.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert visible_gpus.free_gpu_memory_mib() == [500, 70_000]
+    assert visible_gpus.measure_free_gpu_memory_mib() == [500, 70_000]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-eeee-4")
-    assert visible_gpus.free_gpu_memory_mib() == [5_000]
+    assert visible_gpus.measure_free_gpu_memory_mib() == [5_000]
 
 
 TORCH = """
@@ -199,7 +199,7 @@ def test_torch_is_asked_once_where_a_driver_is_there(
         assert [gpu.model for gpu in visible_gpus.find_visible_gpus()] == ["AMD Instinct 0", "AMD Instinct 1"]
         visible_gpus._load_cached_torch_gpus.cache_clear()  # as in the next process
     assert asked.read_text() == "x"
-    assert visible_gpus.free_gpu_memory_mib() == [1024, 1024]
+    assert visible_gpus.measure_free_gpu_memory_mib() == [1024, 1024]
     assert get_free_mib_by_device("auto") == {"GPU 0": 1024}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "3")
     assert [
@@ -234,4 +234,4 @@ def test_nvml_that_fails_leaves_it_to_nvidia_smi(nvml: SimpleNamespace, smi: Cal
     smi(WHOLE)
     nvml.nvmlInit = fail
     assert [gpu.model for gpu in visible_gpus.find_visible_gpus()] == ["NVIDIA H100 80GB HBM3"] * 2
-    assert visible_gpus.free_gpu_memory_mib() == [70_000, 500]
+    assert visible_gpus.measure_free_gpu_memory_mib() == [70_000, 500]

@@ -101,7 +101,7 @@ def test_card_is_of_these_weights() -> None:
     for by_split in CARD["scores"].values():
         for entry in by_split.values():
             measured = Score(entry["correct"], entry["n"])
-            low, high = measured.interval()
+            low, high = measured.compute_interval()
             assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README
 
 

@@ -51,7 +51,7 @@ def test_card_is_in_the_readme() -> None:
         assert list(scores) == names
         for name in names:
             measured = Score(scores[name]["correct"], scores[name]["n"])
-            low, high = measured.interval()
+            low, high = measured.compute_interval()
             assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README, name
     assert min(CARD["scores"]["adapter"][name]["accuracy"] for name in names[:-1]) >= 0.75
     assert max(CARD["scores"]["base"][name]["accuracy"] for name in names[:-1]) <= 0.05

@@ -42,7 +42,7 @@ def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
     for name, entries in rows.items():
         measured = [Score(entry["correct"], entry["n"]) for entry in entries]
         cells = [
-            f"{100 * it.accuracy:.1f} ({100 * it.interval()[0]:.1f}–{100 * it.interval()[1]:.1f})"
+            f"{100 * it.accuracy:.1f} ({100 * it.compute_interval()[0]:.1f}–{100 * it.compute_interval()[1]:.1f})"
             for it in measured
         ]
         assert f"| {name} | {' | '.join(cells)} |" in README

@@ -47,7 +47,7 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
 ) -> None:
     tiny_model.attention = attention
     spec, bases = make_spec(model=tiny_model), BaseModelCache()
-    base, _ = bases.get_or_load(spec.base_key, lambda: load_base_model(resolve_model(spec)))
+    base, _ = bases.get_or_load_base_model(spec.base_key, lambda: load_base_model(resolve_model(spec)))
     engine = open_engine(spec, bases)
     error = SHORT[who]()
 

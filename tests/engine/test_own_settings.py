@@ -82,7 +82,7 @@ def test_the_generation_group_may_say_otherwise(penalized: Path, tiny_llama: Pat
     sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
     own = {"repetition_penalty": 1.3, "top_p": 0.8, "top_k": 20}
     assert (
-        sampling.describe(own)
+        sampling.describe_sampling(own)
         == "temperature 0.7, top_p 0.8 (the model's own), top_k 50, repetition_penalty 1.1"
     )
 

@@ -23,13 +23,13 @@ def test_a_time_is_never_below_the_measured_ones() -> None:
 
 def test_waves_of_rows_passes_of_prompts_and_context_add_up() -> None:
     one = RequestedCompletions(None, prompt_tokens=10, new_tokens=5, completions=1)
-    assert SPEED.seconds(one, 8) == pytest.approx(1.0 + 4 * (0.1 + 12.5 * 0.001))
+    assert SPEED.estimate_seconds(one, 8) == pytest.approx(1.0 + 4 * (0.1 + 12.5 * 0.001))
     # two concurrent rows, then a third one alone
     three = RequestedCompletions(None, prompt_tokens=10, new_tokens=1, completions=3)
-    assert SPEED.seconds(three, 2) == pytest.approx(interpolate_time(SPEED.prefill, 20) + 1.0)
+    assert SPEED.estimate_seconds(three, 2) == pytest.approx(interpolate_time(SPEED.prefill, 20) + 1.0)
     shared = RequestedCompletions(None, prompt_tokens=10, new_tokens=1, completions=3, shared_tokens=200)
-    assert SPEED.seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.seconds(three, 2)), (
+    assert SPEED.estimate_seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.estimate_seconds(three, 2)), (
         "a beginning is read once"
     )
     long = RequestedCompletions(None, prompt_tokens=200, new_tokens=1, completions=1)
-    assert SPEED.seconds(long, 1) == pytest.approx(2 * 2.0)
+    assert SPEED.estimate_seconds(long, 1) == pytest.approx(2 * 2.0)

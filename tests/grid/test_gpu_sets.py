@@ -44,7 +44,7 @@ def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "resolve_device_class", lambda device: "cpu" if device == "cpu" else "cuda")
     monkeypatch.setattr(machine, "visible_gpu_models", lambda: [gpu.model for gpu in FOUR])
     monkeypatch.setattr(visible_gpus, "find_visible_gpus", lambda: FOUR)
-    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", list)
+    monkeypatch.setattr(visible_gpus, "measure_free_gpu_memory_mib", list)
 
 
 @pytest.mark.usefixtures("on_gpus")
@@ -78,7 +78,9 @@ def test_a_spread_model_needs_as_many_gpus_as_hold_it(
 ) -> None:
     resolved = resolve_job(make_config(model=LocalModelConfig(name="embedded", device_map="auto")))
     mib = predict_resources(resolved).mib
-    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", lambda: [share * mib for share in shares])
+    monkeypatch.setattr(
+        visible_gpus, "measure_free_gpu_memory_mib", lambda: [share * mib for share in shares]
+    )
     assert predict_resources(resolved).gpus == gpus
 
 
@@ -88,23 +90,23 @@ def needs(gpus: int = 1, *named: int) -> ResourceNeed:
 
 def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
     sets = GpuAllocator(FOUR)
-    of_two = sets.allocate(needs(2), Counter())
+    of_two = sets.allocate_gpus(needs(2), Counter())
     assert of_two == GpuSet(frozenset({0, 1}), {"CUDA_VISIBLE_DEVICES": "0,1"})
     used = Counter({0: 1, 1: 1})
-    assert sets.allocate(needs(), used) == GpuSet(frozenset({2}), {"CUDA_VISIBLE_DEVICES": "2"})
-    assert sets.allocate(needs(3), used) is None
-    assert sets.allocate(needs(9), Counter()) == sets.allocate(needs(4), Counter()), (
+    assert sets.allocate_gpus(needs(), used) == GpuSet(frozenset({2}), {"CUDA_VISIBLE_DEVICES": "2"})
+    assert sets.allocate_gpus(needs(3), used) is None
+    assert sets.allocate_gpus(needs(9), Counter()) == sets.allocate_gpus(needs(4), Counter()), (
         "all, where it needs more"
     )
-    assert sets.allocate(needs(), used, avoided_gpus={2}) == GpuSet(
+    assert sets.allocate_gpus(needs(), used, avoided_gpus={2}) == GpuSet(
         frozenset({3}), {"CUDA_VISIBLE_DEVICES": "3"}
     )
-    assert sets.allocate(needs(0), used) == GpuSet(), "a job on the CPU takes none"
-    assert sets.allocate(needs(1, 1), Counter()) == GpuSet(frozenset({1})), (
+    assert sets.allocate_gpus(needs(0), used) == GpuSet(), "a job on the CPU takes none"
+    assert sets.allocate_gpus(needs(1, 1), Counter()) == GpuSet(frozenset({1})), (
         "a number means that of all that are seen"
     )
-    assert sets.allocate(needs(1, 1), used) is None
-    assert sets.allocate(needs(1, 7), Counter()) == sets.allocate(needs(), Counter()), (
+    assert sets.allocate_gpus(needs(1, 1), used) is None
+    assert sets.allocate_gpus(needs(1, 7), Counter()) == sets.allocate_gpus(needs(), Counter()), (
         "the job itself will say that 7 is absent"
     )
     assert of_two is not None
@@ -112,11 +114,11 @@ def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
     assert not sets.can_run_on_gpu_set(GpuSet(frozenset({1})), needs()), (
         "it was started for jobs of cuda:1, and sees cuda:0"
     )
-    assert GpuAllocator(FOUR, are_shared=True).allocate(needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})) == GpuSet(
-        frozenset({1}), {"CUDA_VISIBLE_DEVICES": "1"}
-    )
+    assert GpuAllocator(FOUR, are_shared=True).allocate_gpus(
+        needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})
+    ) == GpuSet(frozenset({1}), {"CUDA_VISIBLE_DEVICES": "1"})
     parts = [replace(gpu, name=f"MIG-{gpu.name}", is_part=True) for gpu in FOUR]
-    assert GpuAllocator(parts).allocate(needs(2), Counter({0: 1})) == GpuSet(
+    assert GpuAllocator(parts).allocate_gpus(needs(2), Counter({0: 1})) == GpuSet(
         frozenset({1}), {"CUDA_VISIBLE_DEVICES": "MIG-1"}
     ), "a process sees one part at most"
 

@@ -112,6 +112,6 @@ def test_a_base_with_a_process_of_its_own_stays_after_an_error() -> None:
 
     for base, stays in ((object(), False), (Server(), True)):
         bases = BaseModelCache()
-        bases.get_or_load("a", lambda base=base: base)  # type: ignore[misc]
+        bases.get_or_load_base_model("a", lambda base=base: base)  # type: ignore[misc]
         bases.drop_after_error()
-        assert bases.get_or_load("a", object)[1] is stays
+        assert bases.get_or_load_base_model("a", object)[1] is stays

@@ -329,8 +329,8 @@ def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     sets = [GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)]
     workers = [Worker(None, None, Path(), None, it) for it in sets]  # type: ignore[arg-type]
     need = ResourceNeed(0.0, 1, 1)
-    assert pool._sets.allocate(need, pool._workers_per_gpu) == sets[0]
+    assert pool._sets.allocate_gpus(need, pool._workers_per_gpu) == sets[0]
     pool._workers = workers[:1]
-    assert pool._sets.allocate(need, pool._workers_per_gpu) == sets[1]
+    assert pool._sets.allocate_gpus(need, pool._workers_per_gpu) == sets[1]
     pool._workers, pool._leaving = [], workers[1:]
-    assert pool._sets.allocate(need, pool._workers_per_gpu) == sets[0]
+    assert pool._sets.allocate_gpus(need, pool._workers_per_gpu) == sets[0]

@@ -13,7 +13,7 @@ from json_schema import SCHEMA, faults
 from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner_compare.statistics.stats import exact_interval, mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, exact_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none")
@@ -58,8 +58,8 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
     assert (ends["at_worst"]["finding"], ends["at_best"]["finding"]) == ("worse", OPEN)
     assert ends["at_best"]["verdict"] == "as good"
     assert (int8["finding"], int8["verdict"]) == ("worse", "worse by more")
-    assert int8["p_holm"] > 2 * mcnemar_exact_p_value(0, 30), "by the end with the five right"
-    assert int8["without_limit"]["at_best"]["p"] == mcnemar_exact_p_value(0, 25)
+    assert int8["p_holm"] > 2 * compute_exact_mcnemar_p_value(0, 30), "by the end with the five right"
+    assert int8["without_limit"]["at_best"]["p"] == compute_exact_mcnemar_p_value(0, 25)
     metrics = found["nf4"]["metrics"]
     assert (metrics["accuracy_cut_off_wrong"], metrics["accuracy_cut_off_right"]) == (0.75, 0.9)
     assert metrics["accuracy_uncut_low"] == exact_interval(150, N)[0]

@@ -9,7 +9,7 @@ import pytest
 from question_families import in_families, with_samples
 from stores import INT8, NF4, NONE, Store, marks
 
-from runner_compare.statistics.sequential import sequential_p_value
+from runner_compare.statistics.sequential import compute_sequential_p_value
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -36,7 +36,7 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     )
     assert comparison["difference"] == -10 / 40
     assert comparison["difference_low"] < -10 / 40 < comparison["difference_high"] < 0
-    assert comparison["p"] == sequential_p_value(0, 10)
+    assert comparison["p"] == compute_sequential_p_value(0, 10)
     assert comparison["finding"] == "worse"
     assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both runs answered"
     _, out, _ = show("early", "--baseline", BASELINE)
@@ -66,7 +66,7 @@ def test_bets_count_questions_whether_or_not_the_baseline_has_clusters(
     store.job(name, "stopped", NF4, losing, **compared_while_running("base", 1, 30))
     row = rows(name, "--baseline", BASELINE)["stopped"]
     comparison = row["comparison"]
-    assert (comparison["method"], comparison["p"]) == ("sequential", sequential_p_value(0, 10))
+    assert (comparison["method"], comparison["p"]) == ("sequential", compute_sequential_p_value(0, 10))
     assert (comparison["clusters"], comparison["finding"]) == (None, "worse")
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 10, 20)
 
@@ -94,15 +94,15 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, r
     stopped, ran_on = (row_by_job[name]["comparison"] for name in ("stopped", "ran-on"))
     assert (stopped["finding"], stopped["p"], stopped["p_holm"]) == (
         "worse",
-        sequential_p_value(0, 10),
-        3 * sequential_p_value(0, 10),
+        compute_sequential_p_value(0, 10),
+        3 * compute_sequential_p_value(0, 10),
     )
     assert (stopped["verdict"], stopped["early_stop_comparisons"]) == ("worse by more", 3)
     # six losses and no win: McNemar would say p 0.03, but the bets have been looked at 100 times
     assert (ran_on["method"], ran_on["finding"], ran_on["p"]) == (
         "sequential",
         "no difference shown",
-        sequential_p_value(0, 6),
+        compute_sequential_p_value(0, 6),
     )
     assert ran_on["remark"] == "ran-on used early stopping"
     _, out, _ = show("shares", "--baseline", BASELINE)
@@ -139,7 +139,7 @@ def test_bets_without_a_share_are_adjusted_with_the_table(store: Store, rows: An
     row_by_job = rows("old", "--baseline", "job_id=base")
     comparisons = [row_by_job[f"old-{seed}"]["comparison"] for seed in "12"]
     assert [(it["method"], it["early_stop_comparisons"], it["p_holm"]) for it in comparisons] == [
-        ("sequential", None, pytest.approx(2 * sequential_p_value(0, 8)))
+        ("sequential", None, pytest.approx(2 * compute_sequential_p_value(0, 8)))
     ] * 2
     store.job("elsewhere", "base", NONE, marks(90, 100))
     store.job("elsewhere", "nf4", NF4, marks(80, 100), **compared_while_running("another", 1))

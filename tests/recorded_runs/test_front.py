@@ -15,8 +15,8 @@ from runner_compare.features.front.compute import FrontData, mark_pareto_front
 from runner_compare.features.front.render import (
     describe_dominance_rule,
     format_dominated_rows_sentence,
-    format_front_sentences,
     format_machine_contention_sentences,
+    format_pareto_front_sentences,
 )
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.repeated_runs import list_repeated_metric_values
@@ -114,7 +114,7 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     table = Table("gsm8k", [], rows)
     assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
     assert table.get_section_data(FrontData).axes == ["model_mib"]
-    (sentence,) = format_front_sentences(table)
+    (sentence,) = format_pareto_front_sentences(table)
     assert sentence.startswith("The Pareto front ignores speed: fewer than 3 runs of a job ")
     assert "no run is called faster or slower" in sentence
     assert (
@@ -226,7 +226,7 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
     table = Table("gsm8k", [], [*rows])
     front_of(*rows, tolerance=None, pooled=table)
     assert table.get_section_data(FrontData).axes == ["model_mib", "decode_tok_per_s"]
-    assert format_front_sentences(table) == [
+    assert format_pareto_front_sentences(table) == [
         "The Pareto front ignores energy: b does not record joules_per_question, the energy per question"
     ]
     single = [row("a", 180, 36, 50), row("b", 180, 100, 50)]
@@ -234,7 +234,7 @@ def test_energy_is_left_out_where_a_row_lacks_it_or_has_too_few_runs() -> None:
         one.run.metrics["joules_per_question"] = joules
     table = Table("gsm8k", [], single)
     assert front_of(*single, tolerance=None, pooled=table) == {"a": None, "b": "a"}
-    (sentence,) = format_front_sentences(table)
+    (sentence,) = format_pareto_front_sentences(table)
     assert sentence.startswith("The Pareto front ignores speed and energy: fewer than 3 runs of a job ")
     assert "no run is called faster or slower or thriftier or more wasteful. " in sentence
     assert "To include speed and energy, run each job" in sentence
@@ -283,12 +283,12 @@ def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
         one.run.metrics["peak_rss_mib"] = 900
     mark_pareto_front(table, tolerance=0.2)
     assert table.get_section_data(FrontData).axes == ["decode_tok_per_s"]
-    assert format_front_sentences(table) == [
+    assert format_pareto_front_sentences(table) == [
         "The Pareto front ignores memory: a does not record model_mib, the memory used by the model"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
     mark_pareto_front(table)
-    assert (table.get_section_data(FrontData).axes, format_front_sentences(table)) == ([], [])
+    assert (table.get_section_data(FrontData).axes, format_pareto_front_sentences(table)) == ([], [])
     assert [one.on_front for one in table.rows] == [None, None]
 
 

@@ -16,7 +16,7 @@ from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics, sum_likelihoods_by_document
-from runner_compare.statistics.ratios import ratio_interval
+from runner_compare.statistics.ratios import compute_ratio_interval
 from runner_compare.statistics.stats import wilson_interval
 
 
@@ -135,7 +135,7 @@ def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
     assert "kl_nats_per_token" in fewer
     assert not {"kl_nats_per_token_low", "kl_nats_per_token_high"} & fewer.keys()
     ends = enough["kl_nats_per_token_low"], enough["kl_nats_per_token_high"]
-    assert ends == pytest.approx(ratio_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
+    assert ends == pytest.approx(compute_ratio_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
 
 
 @pytest.mark.thorough

@@ -84,7 +84,7 @@ def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could
         )
         for count, has_one in ((needed, True), (needed - 1, False)):
             values = TokenValues([it.least for it in texts(count)])
-            assert (values.interval(share) is not None) is has_one, (share, count)
+            assert (values.compute_interval(share) is not None) is has_one, (share, count)
     assert [min_texts_for_interval(share) for share in (0.9, 0.95, 0.99, 0.999)] == [36, 72, 368, 3688]
 
 
@@ -103,7 +103,7 @@ def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -
         for _ in range(60):
             drawn = TokenValues([population[at] for at in generator.integers(2000, size=count)])
             for share in (0.9, 0.95, 0.99):
-                ends = drawn.interval(share)
+                ends = drawn.compute_interval(share)
                 given[count] += ends is not None
                 missed[count] += ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
     assert given == {50: 60, 100: 120}, "that of the 90 % of 50 texts, of the 90 and 95 % of 100"
@@ -114,7 +114,7 @@ def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -
 def test_ordinary_texts_have_narrow_intervals() -> None:
     values = TokenValues([it.least for it in texts(400)])
     for share in (0.5, 0.9, 0.95):
-        low, high = values.interval(share) or (0.0, math.inf)
+        low, high = values.compute_interval(share) or (0.0, math.inf)
         assert math.log(high / low) < 0.4, share
 
 
@@ -122,7 +122,7 @@ def test_unlike_texts_make_intervals_wider() -> None:
     widths = []
     for spread in (0.0, 2.0):
         values = [np.log(it.least).tolist() for it in texts(100, spread)]
-        ends = TokenValues(values).interval(0.9)
+        ends = TokenValues(values).compute_interval(0.9)
         assert ends is not None
         widths.append(ends[1] - ends[0])
     assert widths[1] > 2 * widths[0]

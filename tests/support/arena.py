@@ -14,7 +14,7 @@ from typing import Any
 import corpus
 import pytest
 
-from runner.__main__ import user_error_message
+from runner.__main__ import format_user_error
 from runner.config.choices import CONF
 from runner.config.compose import create_composer
 from runner.config.hydra import split_job_config_and_choices, to_runner_config
@@ -81,7 +81,7 @@ class Arena:
         except SystemExit as error:
             message = str(error)
         except Exception as error:
-            message = user_error_message(error) or ""
+            message = format_user_error(error) or ""
             if not message:
                 raise
         assert fails is None or bool(message) == fails, message

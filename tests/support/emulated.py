@@ -58,7 +58,7 @@ class OnlyProducts(Kernels):
         loaded = ctypes.CDLL(str(library))
         self.loaded, self.file, self.is_kept = loaded, library, False
         self.has_quantized = False
-        self.vectors, self.tiles_problem = "emulation", problem
+        self.vectors, self.tile_kernel_problem = "emulation", problem
         self.panel_width = ctypes.c_int64.in_dll(loaded, "panel_width").value
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self._bind("product")

@@ -270,7 +270,7 @@ def check_pass(case: Case, form: str, way: str) -> None:
         off = float((result[token].double() - wanted).abs().max())
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):
-        stored = own.read_stored(layer, slot, mine[0].shape[1])
+        stored = own.read_stored_kv(layer, slot, mine[0].shape[1])
         wanted_rows = heads.encode_kv(layer, *map(heads.apply_hadamard_rotation_if_enabled, mine))
         coded, wanted_codes = (
             [some[:, heads.num_unquantized_first :] for some in both] for both in (stored, wanted_rows)

@@ -75,7 +75,7 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
                 GroupedWeights.from_layer(one, kernels, workspace),
             )
     for kind in ("nf4", "fp4"):
-        yield kind, four_bit.build_c_weights(stored_four_bits(kind, INPUTS, OUTPUTS, True))
+        yield kind, four_bit.build_kernel_weights(stored_four_bits(kind, INPUTS, OUTPUTS, True))
     library = library_layer("int8", INPUTS, OUTPUTS, True)
     library(rows_of(2, INPUTS, BF16))  # the library rearranges its weights in the first pass
     yield "int8", row_int8(library)
@@ -84,7 +84,7 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     for name, rounding in INT8_KINDS.items():
         yield (
             f"int8 of a checkpoint, {name}",
-            int8_stored.build_c_weights(int8_layer(INPUTS, OUTPUTS, rounding), 0),
+            int8_stored.build_kernel_weights(int8_layer(INPUTS, OUTPUTS, rounding), 0),
         )
 
 

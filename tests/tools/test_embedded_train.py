@@ -139,4 +139,4 @@ def test_square_lora_starts_at_zero_and_survives_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)])
 def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
-    assert Score(correct, n).interval() == pytest.approx((low, high), abs=5e-5)
+    assert Score(correct, n).compute_interval() == pytest.approx((low, high), abs=5e-5)

@@ -74,7 +74,7 @@ class Receiver:
 def answer(progress: JobProgress, clock: Clock, total: int, per_s: float, first: int = 1) -> None:
     for number in range(first, total + 1):
         clock.now_s += 1 / per_s
-        progress.add(number, total, {"accuracy": number / total})
+        progress.add_progress_point(number, total, {"accuracy": number / total})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,9 @@ def test_a_job_has_few_points_and_few_calls(clock: Clock, total: int, per_s: flo
     receiver = Receiver(clock)
     progress = JobProgress(receiver.receive)
     answer(progress, clock, total, per_s)
-    points = [point for _, batch in receiver.batches for point in batch] + progress.take_unsent_points()
+    points = [
+        point for _, batch in receiver.batches for point in batch
+    ] + progress.take_unsent_progress_points()
     steps = [point.num_answered for point in points]
     assert 5 <= len(steps) <= MAX_POINTS + 1
     assert steps == sorted(set(steps))
@@ -100,7 +102,7 @@ def test_a_short_job_has_no_points(clock: Clock, seconds: float, has_points: boo
     receiver = Receiver(clock)
     progress = JobProgress(receiver.receive)
     answer(progress, clock, 100, 100 / seconds)
-    assert bool(receiver.batches or progress.take_unsent_points()) is has_points
+    assert bool(receiver.batches or progress.take_unsent_progress_points()) is has_points
 
 
 def test_points_that_are_refused_come_with_the_next_batch(clock: Clock) -> None:
@@ -114,7 +116,7 @@ def test_points_that_are_refused_come_with_the_next_batch(clock: Clock) -> None:
     accepted = [
         point.num_answered for _, batch in receiver.batches for point in batch if point.num_answered > 20
     ]
-    rest = [point.num_answered for point in progress.take_unsent_points()]
+    rest = [point.num_answered for point in progress.take_unsent_progress_points()]
     first_accepted = next(batch for _, batch in receiver.batches if batch[-1].num_answered > 20)
     assert [point.num_answered for point in first_accepted][: len(refused)] == refused
     assert accepted + rest == [*range(21, 31)]

@@ -28,7 +28,7 @@ class Score:
         """Return the share solved."""
         return self.correct / self.n
 
-    def interval(self) -> tuple[float, float]:
+    def compute_interval(self) -> tuple[float, float]:
         """Return the 95 % Wilson interval of the share."""
         p, n, z2 = self.accuracy, self.n, Z_95**2
         centre = (p + z2 / (2 * n)) / (1 + z2 / n)
@@ -36,7 +36,7 @@ class Score:
         return max(0.0, centre - half), min(1.0, centre + half)
 
     def __str__(self) -> str:
-        low, high = self.interval()
+        low, high = self.compute_interval()
         return f"{100 * self.accuracy:.1f} % (95 % interval {100 * low:.1f}–{100 * high:.1f}, n = {self.n})"
 
 

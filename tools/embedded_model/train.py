@@ -188,7 +188,7 @@ def write_card(
 def entries(scores: dict[str, Score]) -> dict[str, Any]:
     """Return scores in the form of a card."""
     return {
-        name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()})
+        name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.compute_interval()})
         for name, s in scores.items()
     }
 

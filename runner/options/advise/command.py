@@ -200,7 +200,7 @@ def _recommend_format_per_layer(options: argparse.Namespace, overrides: list[str
         limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
     )
     if options.json:
-        print(json.dumps(mix_text.mix_advice_to_dict(advice), ensure_ascii=False))
+        print(json.dumps(mix_text.convert_mix_advice_to_dict(advice), ensure_ascii=False))
     else:
         mix_text.print_mix_advice(advice)
     return 0

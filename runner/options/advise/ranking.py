@@ -85,7 +85,7 @@ class _PairwiseOrder:
         ] = {}  # of any two, and -1 if it is seen from the other
         for pair, decision in zip(tests, decide_comparisons(tests.values()), strict=True):
             self.shown |= {pair: (decision, 1), pair[::-1]: (decision, -1)}
-        self.time_ranks = _rank_times(candidates)
+        self.time_ranks = _rank_candidate_times(candidates)
         self.memory_ranks = [0] * len(candidates)
         if memory_is_limited or any(
             candidate.best_known_mib > TIGHT * candidate.allowed_mib for candidate in candidates
@@ -259,7 +259,7 @@ def _is_faster(first: Candidate, second: Candidate) -> bool:
     )
 
 
-def _rank_times(candidates: Sequence[Candidate]) -> list[int]:
+def _rank_candidate_times(candidates: Sequence[Candidate]) -> list[int]:
     """Rank candidates by time, fastest first. Candidates whose times differ by less than their errors share a
     rank.
     """

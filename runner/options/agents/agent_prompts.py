@@ -138,7 +138,7 @@ def build_system_message(role: Role, prompt_style: PromptStyle, expects_letter: 
 def quote_reply(prompt_style: PromptStyle, message: AgentMessage) -> str:
     """Quote an agent's reply for the prompts of other agents, as a protection against prompt injection."""
     wording = load_prompt_texts(prompt_style)
-    text = _cut_middle(escape_special_tokens(message.text).strip(), wording.longest) or NOTHING
+    text = _truncate_middle(escape_special_tokens(message.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
     else:
@@ -148,7 +148,7 @@ def quote_reply(prompt_style: PromptStyle, message: AgentMessage) -> str:
         )
     if message.code is None:
         return text
-    why = _cut_middle(" ".join(escape_special_tokens(message.code.why).split()), _LONGEST_WHY)
+    why = _truncate_middle(" ".join(escape_special_tokens(message.code.why).split()), _LONGEST_WHY)
     result = (
         wording.code_failed.format(why=why)
         if message.code.answer is None
@@ -181,7 +181,7 @@ def _join_parts(wording: PromptTexts, parts: list[str]) -> str:
     return ("\n" if wording.in_one_line else "\n\n").join(parts)
 
 
-def _cut_middle(text: str, max_characters: int) -> str:
+def _truncate_middle(text: str, max_characters: int) -> str:
     """Shorten a text by removing its middle. The end is kept because it contains the answer."""
     if len(text) <= max_characters:
         return text

@@ -49,7 +49,7 @@ class CostTally:
                 self.links[link].calls += 1
                 self.links[link].prompt_tokens += share * call.prompt_tokens
 
-    def metrics(self, num_questions: int) -> dict[str, float]:
+    def compute_metrics(self, num_questions: int) -> dict[str, float]:
         """Return the summed calls, tokens and failed programs, and the tokens per question."""
         total = self.total
         return ({} if total.usd is None else {"cost_usd": total.usd}) | {
@@ -102,7 +102,7 @@ class CostTally:
     def total_row(self, name: str) -> dict[str, Any]:
         return _table_row(name, self.total, writes_code=bool(self.programs))
 
-    def facts(self) -> dict[str, str]:
+    def build_facts(self) -> dict[str, str]:
         """Return the number of tokens by role and by graph edge, as text."""
         by_role = (
             f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}" for who, cost in self._ordered_roles()

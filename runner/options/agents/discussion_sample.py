@@ -51,8 +51,8 @@ def get_team_finish_reason(discussion: Discussion) -> FinishReason:
     Without an answer, the reason is truncation if any agent's reply was truncated.
     """
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
-        return _get_call_finish_reason(discussion.final_call)
-    reasons = {_get_call_finish_reason(answered) for answered in discussion.answered.values()}
+        return _get_agent_call_finish_reason(discussion.final_call)
+    reasons = {_get_agent_call_finish_reason(answered) for answered in discussion.answered.values()}
     return (
         FinishReason.length
         if discussion.answer is None and any(reason.is_cut_off for reason in reasons)
@@ -60,7 +60,7 @@ def get_team_finish_reason(discussion: Discussion) -> FinishReason:
     )
 
 
-def _get_call_finish_reason(answered_call: AnsweredCall) -> FinishReason:
+def _get_agent_call_finish_reason(answered_call: AnsweredCall) -> FinishReason:
     answer = answered_call.call.answer
     is_cut_off = answer.finish_reason is FinishReason.stop and answer.parts.is_open
     return FinishReason.length if is_cut_off else answer.finish_reason

@@ -123,7 +123,7 @@ class Graph:
     def edges_by_kind(self) -> dict[Kind, Edges]:
         return {"spatial": self.spatial, "temporal": self.temporal}
 
-    def draw_round(self, rng: random.Random, round_index: int) -> Round:
+    def draw_round_edges(self, rng: random.Random, round_index: int) -> Round:
         """Draw the edges of a round at random. `round_index` starts at 0, and round 0 has no temporal
         edges.
         """
@@ -151,7 +151,7 @@ class Graph:
         )
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
-    def get_most_likely_round(self, round_index: int) -> Round:
+    def get_most_likely_round_edges(self, round_index: int) -> Round:
         """Return the most probable edges of a round, without random draws. `round_index` starts
         at 0.
 

@@ -123,10 +123,10 @@ class _AgentsJob:
             else EngineMeasurements.read_from_folder(folder)
         )
         result = Result(
-            score_included_samples(samples) | self.tally.metrics(len(samples)) | edges,
+            score_included_samples(samples) | self.tally.compute_metrics(len(samples)) | edges,
             self.tally.build_token_cost_rows()
             + ([self.training.total_row("training")] if task.is_trained else []),
-            self.tally.facts(),
+            self.tally.build_facts(),
         )
         result.metrics |= count_answers_by_model(self.scored_calls)
         if task.has_several_samples:
@@ -137,7 +137,7 @@ class _AgentsJob:
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
         if task.is_trained:
-            costs = self.training.metrics(len(solved))
+            costs = self.training.compute_metrics(len(solved))
             result.metrics |= {f"train_{key}": costs[key] for key in costs.keys() & OF_TRAINING}
             result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
             result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
@@ -316,9 +316,9 @@ class _AgentsJob:
             return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [
-            self.graph.draw_round(rng, number)
+            self.graph.draw_round_edges(rng, number)
             if should_draw_edges
-            else self.graph.get_most_likely_round(number)
+            else self.graph.get_most_likely_round_edges(number)
             for number in numbers
         ]
         return Discussion(self.team, key, item.question, rounds)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.config.hydra import config_to_yaml
+from runner.config.hydra import format_config_as_yaml
 from runner.grid.executor import Executor
 from runner.grid.outcomes import JobOutcome, make_outcome_from_error
 from runner.grid.plan import PlannedJob, predict_resources
@@ -140,7 +140,7 @@ class RayExecutor(Executor):
             job_index,
             job.job_id,
             replace(planned.config, output_dir=str(job.folder.parents[1])),
-            config_to_yaml(planned.composed),
+            format_config_as_yaml(planned.composed),
             os.getcwd(),
             self.shared,
             {sent.job_id: job_archives.pack_job_folder(sent) for sent in needed if sent.list_result_files()},

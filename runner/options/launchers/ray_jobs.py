@@ -86,7 +86,7 @@ class Mailbox:
         self.files: dict[int, bytes] = {}
         self.told_to_stop = False
 
-    def report(self, job_index: int, state: ProgressState | None, files: bytes | None) -> bool:
+    def report_job_state(self, job_index: int, state: ProgressState | None, files: bytes | None) -> bool:
         """Store a job's latest progress and files. Returns True if the job has to stop."""
         self.states[job_index] = state
         if files is not None:
@@ -124,7 +124,9 @@ class ProgressReporter:
 
         while True:
             try:
-                if ray.get(self.mailbox.report.remote(self.number, self.state, self.pack_new_files())):
+                if ray.get(
+                    self.mailbox.report_job_state.remote(self.number, self.state, self.pack_new_files())
+                ):
                     signal.pthread_kill(MAIN_THREAD, signal.SIGINT)
                     return
             except ray.exceptions.RayError:  # the grid has ended, and Ray ends this process

@@ -117,7 +117,7 @@ def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
             yield read_text(path, f"{key}={name}")
             continue
         for number, row in iter_json_lines(path):
-            yield _join_record_text(f"{path}, line {number}", row)
+            yield _join_record_texts(f"{path}, line {number}", row)
 
 
 def _find_text_files(name: str, key: str) -> list[Path]:
@@ -132,7 +132,7 @@ def _find_text_files(name: str, key: str) -> list[Path]:
     return files
 
 
-def _join_record_text(location: str, json_record: Any) -> str:
+def _join_record_texts(location: str, json_record: Any) -> str:
     parts = (
         [json_record[key] for key in TEXT_KEYS if key in json_record]
         if isinstance(json_record, dict)

@@ -54,7 +54,7 @@ class ApiEngine(RemoteModel):
         report.facts |= {} if self._probe is None else {FACT: self._probe.to_fact()}
         return report
 
-    def request_parameters(self, request: Request) -> dict[str, Any]:
+    def build_request_parameters(self, request: Request) -> dict[str, Any]:
         """Convert a request to HTTP parameters. Raises ConfigError if no prompt fits the server's context."""
         limit = self.get_max_total_tokens(request)
         if (
@@ -69,11 +69,11 @@ class ApiEngine(RemoteModel):
                 value=self.get_max_answer_tokens(request),
                 code="too_large",
             )
-        return super().request_parameters(request)
+        return super().build_request_parameters(request)
 
     def check_answer(self, request: Request, prompt_tokens: int) -> str | None:
         if self._tokenizer is not None and request.continuation is None:
-            return self._tokenizer.explain_other_count(request, prompt_tokens)
+            return self._tokenizer.explain_token_count_mismatch(request, prompt_tokens)
         return super().check_answer(request, prompt_tokens)
 
     def provenance_notes(self) -> list[Note]:

@@ -148,7 +148,7 @@ class HybridSession(Session):
         self._events: list[Event] = []
 
     def _admit(self, request: Request) -> PendingQuestion:
-        self.engine.teacher.request_parameters(request)  # refuses what the teacher's API cannot express
+        self.engine.teacher.build_request_parameters(request)  # refuses what the teacher's API cannot express
         return PendingQuestion(request, request_sha256(self.engine.encode(request)[0], request))
 
     def _run_step(self, submitted: list[PendingQuestion], cancelled: set[RequestId]) -> list[Event]:

@@ -74,7 +74,7 @@ class RemoteModel:
                 )
         sent = {
             key: value
-            for key, value in self.request_parameters(Request(0, "")).items()
+            for key, value in self.build_request_parameters(Request(0, "")).items()
             if key not in ("prompt", "model")
         }
         facts = {
@@ -118,7 +118,7 @@ class RemoteModel:
             self._servers.close()
             self._servers = None
 
-    def request_parameters(self, request: Request) -> dict[str, Any]:
+    def build_request_parameters(self, request: Request) -> dict[str, Any]:
         """Convert a request to HTTP parameters. Raises ConfigError for a parameter that the server's API
         does not support.
         """
@@ -176,7 +176,7 @@ class RemoteModel:
 
     def check_answer(self, request: Request, prompt_tokens: int) -> str | None:
         """Return an error if the server has not read a request's prompt as it was sent, otherwise None."""
-        self.prompt_lengths.add(request, prompt_tokens)
+        self.prompt_lengths.add_prompt_tokens(request, prompt_tokens)
         return None
 
     def thinking_budget(self, request: Request) -> int | None:

@@ -53,7 +53,7 @@ class LocalTokenizer:
                     code="mismatch",
                 )
 
-    def explain_other_count(self, request: Request, prompt_tokens: int) -> str | None:
+    def explain_token_count_mismatch(self, request: Request, prompt_tokens: int) -> str | None:
         """Return an error for a question whose prompt the server has truncated or changed, otherwise None."""
         expected = self.count_prompt_tokens(request)
         if prompt_tokens == expected:
@@ -73,7 +73,7 @@ class PromptLengths:
     min_characters: int = 0
     max_characters: int = 0
 
-    def add(self, request: Request, tokens: int) -> None:
+    def add_prompt_tokens(self, request: Request, tokens: int) -> None:
         characters = count_characters(request.prompt)
         if request.ignore_eos or not characters or tokens < self.max_tokens:
             return

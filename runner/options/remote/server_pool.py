@@ -111,7 +111,7 @@ class ServerPool:
             except RequestFault as fault:
                 if (reason := self._gone()) is not None:
                     raise reason from None
-                self._record_failure(server, fault)
+                self._record_server_failure(server, fault)
                 asked.add(server)
                 others = [
                     server
@@ -165,7 +165,7 @@ class ServerPool:
                 min(server.remaining_pause_s for server in servers) + random.uniform(0, self.model.backoff_s)
             )
 
-    def _record_failure(self, server: ServerConnection, fault: RequestFault) -> None:
+    def _record_server_failure(self, server: ServerConnection, fault: RequestFault) -> None:
         server.failures += 1
         if fault.wait_s is not None:
             server.pause(fault.wait_s)  # it is only busy

@@ -88,7 +88,7 @@ def compare_probes(recorded: ServerProbe, current: ServerProbe) -> ProbeDifferen
     counts = {(old.prompt_tokens, new.prompt_tokens) for old, new in pairs}
     return ProbeDifference(
         tuple(sorted(pair for pair in counts if pair[0] != pair[1])),
-        _compute_mean_gap(recorded.answers, current.answers),
+        _compute_mean_logprob_gap(recorded.answers, current.answers),
         max(ROUNDINGS * (recorded.noise or 0.0), MIN_GAP),
         sum(old.text != new.text for old, new in pairs),
     )
@@ -111,7 +111,7 @@ def probe_server(servers: ServerPool, is_chat: bool, is_repeated: bool = False) 
     except Exception as error:  # noqa: BLE001 - whatever a server may send
         log.info("%s was not probed: %s", servers.model.base_url, servers.redact_message(error))
         return None
-    noise = _compute_mean_gap(answers, again[0]) if again else None
+    noise = _compute_mean_logprob_gap(answers, again[0]) if again else None
     probe = ServerProbe(answers, noise)
     _probes[key] = time.monotonic(), probe
     return probe
@@ -119,12 +119,12 @@ def probe_server(servers: ServerPool, is_chat: bool, is_repeated: bool = False) 
 
 async def _ask_all(server: ServerConnection, is_chat: bool) -> tuple[ProbeAnswer, ...]:
     async with asyncio.timeout(server.model.first_token_timeout_s):
-        first = await _ask(server, PROMPTS[0], is_chat)
-        others = (_ask(server, prompt, is_chat) for prompt in PROMPTS[1:])
+        first = await _request_probe_answer(server, PROMPTS[0], is_chat)
+        others = (_request_probe_answer(server, prompt, is_chat) for prompt in PROMPTS[1:])
         return (first, *await asyncio.gather(*others))
 
 
-async def _ask(server: ServerConnection, prompt: str, is_chat: bool) -> ProbeAnswer:
+async def _request_probe_answer(server: ServerConnection, prompt: str, is_chat: bool) -> ProbeAnswer:
     """Ask for a greedy answer with log-probabilities, or without them if the server has none."""
     model = server.model
     is_openai = model.is_hosted_at("openai.com") or model.is_hosted_at("azure.com")
@@ -164,20 +164,20 @@ def _parse_answer(server: ServerConnection, response: Any, is_chat: bool) -> Pro
         raise ValueError("the response lacks a field") from error
 
 
-def _compute_mean_gap(answers: Sequence[ProbeAnswer], others: Sequence[ProbeAnswer]) -> float | None:
+def _compute_mean_logprob_gap(answers: Sequence[ProbeAnswer], others: Sequence[ProbeAnswer]) -> float | None:
     """Return the mean difference between log-probabilities, up to the first different token of each answer."""
     gaps: list[float] = []
     for answer, other in zip(answers, others, strict=False):
         rows = (answer.tokens, answer.logprobs, other.tokens, other.logprobs)
         for token, logprob, other_token, other_logprob in zip(*rows, strict=False):
             if token != other_token:
-                gaps.append(_min_gap_of_different_tokens(logprob, other_logprob))
+                gaps.append(_compute_min_logprob_gap(logprob, other_logprob))
                 break
             gaps.append(abs(logprob - other_logprob))
     return math.fsum(gaps) / len(gaps) if gaps else None
 
 
-def _min_gap_of_different_tokens(logprob: float, other_logprob: float) -> float:
+def _compute_min_logprob_gap(logprob: float, other_logprob: float) -> float:
     """Return the smallest possible change of log-probability that lets another token win."""
 
     def max_logprob_of_loser(winner: float) -> float:

@@ -202,7 +202,7 @@ class ApiSession(Session):
         most, budget = self.engine.get_max_total_tokens(request), self.engine.thinking_budget(request)
         return RemoteRequest(
             request,
-            self.engine.request_parameters(request),
+            self.engine.build_request_parameters(request),
             sha256,
             CHARACTERS_PER_TOKEN * (most + CHARACTERS_PER_TOKEN),
             self.servers.servers[0].secret,

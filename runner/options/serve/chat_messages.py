@@ -41,7 +41,7 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
             raise Refusal(
                 400, f"{location}.{name}: not allowed for role {role}, only for role {owner}", "messages"
             )
-    content = _join_text_parts(location, message)
+    content = _join_message_text_parts(location, message)
     thinking = message.reasoning_content or message.reasoning
     if thinking and role != "assistant":
         raise Refusal(
@@ -62,7 +62,7 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
     return Message(ROLES[role], content or "", thinking, calls)
 
 
-def _join_text_parts(location: str, message: ChatMessage) -> str | None:
+def _join_message_text_parts(location: str, message: ChatMessage) -> str | None:
     content = message.content
     if not isinstance(content, list):
         return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.config.model_names import adapter_display_name
+from runner.config.model_names import make_adapter_display_name
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
 from runner_base import check_value, short_model_name
@@ -20,7 +20,7 @@ def make_served_model_name(config: RunnerConfig, task: ServeConfig) -> str:
     )
     additions = [
         *([weights] if weights != "none" else []),
-        *([f"lora-{adapter_display_name(config.lora)}"] if adapter else []),
+        *([f"lora-{make_adapter_display_name(config.lora)}"] if adapter else []),
         *([config.rope.name] if config.rope.name != "native" else []),
     ]
     return "+".join([short_model_name(config.model.name), *additions])

@@ -82,7 +82,7 @@ class OfferedTools:
 
     def format_calls(self, parsed_answer: ParsedAnswer) -> list[dict[str, Any]]:
         return [
-            {"id": self.served.new_call_id(), "type": "function", "function": call}
+            {"id": self.served.create_tool_call_id(), "type": "function", "function": call}
             for call in parsed_answer.calls
         ]
 
@@ -170,7 +170,7 @@ class ToolSupport:
             )
         return (Message.from_tool_schemas(offered_tools.functions), *messages)
 
-    def new_call_id(self) -> str:
+    def create_tool_call_id(self) -> str:
         """Return a new unique id for a tool call: nine letters and digits, as Mistral's template requires."""
         letters = string.ascii_letters + string.digits
         own = "".join(secrets.choice(letters) for _ in range(9 if self.name == "mistral" else 24))

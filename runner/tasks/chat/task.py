@@ -155,7 +155,7 @@ class Chat:
         """Read user turns and print the model's answers until the input ends."""
         print_message(chat.BEGINNING)
         with terminal.record_ctrl_c() as pressed:
-            for line in terminal.read_user_lines(read_line, chat.HOW_TO_END):
+            for line in terminal.read_terminal_lines(read_line, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
                 try:

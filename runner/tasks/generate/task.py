@@ -28,9 +28,9 @@ from runner.tasks import (
     Uses,
     build_rope_notes_for_samples,
     collect_answers,
-    completions_to_jsonl,
     count_completions_by_outcome,
     describe_prompts,
+    format_completions_as_jsonl,
     get_model_kind,
     hash_prompts,
     load_user_prompts,
@@ -125,7 +125,9 @@ def run(inputs: GenerateInputs, context: TaskContext) -> Result:
     done = collect_answers(requests, context, unit="prompts")
     if task.debug:
         log_completions(recorder.samples[0])
-    write_text_atomically(recorder.folder / COMPLETIONS, completions_to_jsonl(prompts, recorder.samples))
+    write_text_atomically(
+        recorder.folder / COMPLETIONS, format_completions_as_jsonl(prompts, recorder.samples)
+    )
     notes = render_notes([*done.note_values, *build_rope_notes_for_samples(context.resolved, done.samples)])
     metrics = (
         count_completions_by_outcome(done.samples) | compute_thinking_metrics(done.samples) | done.metrics
@@ -212,7 +214,7 @@ def check_output_file_before_overwrite(
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
     if content != earlier_content and not (
-        is_whole and content == completions_to_jsonl(prompts, samples).encode()
+        is_whole and content == format_completions_as_jsonl(prompts, samples).encode()
     ):
         raise ConfigError(
             (
@@ -238,7 +240,9 @@ def write_completions(
     if path is not None:
         # the file may have appeared meanwhile
         check_output_file_before_overwrite(task, prompts, samples, earlier_content)
-        write_text_atomically(path, completions_to_jsonl(prompts, samples), "task.output", durable=True)
+        write_text_atomically(
+            path, format_completions_as_jsonl(prompts, samples), "task.output", durable=True
+        )
     if len(prompts) == 1:
         result.text = format_completion(prompts[0], samples[0], show_thinking)
         return

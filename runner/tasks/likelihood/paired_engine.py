@@ -101,7 +101,7 @@ class ReferenceDistributions:
     count: int = 0
     rows: Any = None  # a tensor [most, V]
 
-    def store(self, first_position: int, distributions: Any) -> None:
+    def store_reference_distributions(self, first_position: int, distributions: Any) -> None:
         if first_position == 0:
             self.count = 0
         begin, end = self.clip_to_positions(first_position, len(distributions), self.most)
@@ -135,7 +135,7 @@ class DocumentProgress:
     waiting: ReferenceDistributions = field(default_factory=lambda: ReferenceDistributions(0, 0))
     latest: Divergence = NOTHING  # of the current reading
 
-    def compare(self, reference_name: str, first_position: int, distributions: Any) -> None:
+    def compare_with_reference(self, reference_name: str, first_position: int, distributions: Any) -> None:
         if first_position == 0:
             self.latest = NOTHING
         begin, end = self.waiting.clip_to_positions(first_position, len(distributions), self.waiting.count)
@@ -207,7 +207,7 @@ class PairedEngine:
         progress.waiting = ReferenceDistributions(0, 0)  # frees its distributions
         self._divergences[progress.request.id] = progress
 
-    def divergence(self, completion: Completion) -> Divergence:
+    def compute_divergence(self, completion: Completion) -> Divergence:
         """Return the divergence between model and reference over a scored document."""
         return self._divergences[completion.id].divergence
 
@@ -238,7 +238,12 @@ class PairedSession(Session):
         reference_completions = _run_requests_to_completion(
             self.reference,
             [
-                replace(course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.store)
+                replace(
+                    course.request,
+                    top_logprobs=0,
+                    drawn_tokens=0,
+                    on_logprobs=course.waiting.store_reference_distributions,
+                )
                 for course in batch
             ],
         )
@@ -251,7 +256,10 @@ class PairedSession(Session):
         named = self.engine.named
         completions = _run_requests_to_completion(
             self.own,
-            [replace(course.request, on_logprobs=partial(course.compare, named)) for course in batch],
+            [
+                replace(course.request, on_logprobs=partial(course.compare_with_reference, named))
+                for course in batch
+            ],
         )
         unfinished = []
         for course in batch:

@@ -96,7 +96,7 @@ class ReferenceJob:
             request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1)
         )
 
-    def divergence(self, completion: Completion) -> Divergence:
+    def compute_divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference on one text. Raises ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]

@@ -27,7 +27,7 @@ from runner_engine import Completion, EngineReport
 class Reference(Protocol):
     """Interface of a reference, which is either a finished job or a second loaded model."""
 
-    def divergence(self, completion: Completion) -> Divergence:
+    def compute_divergence(self, completion: Completion) -> Divergence:
         """Return the divergence from the reference on one text."""
 
     def pop_reference_logprobs(self, index: int) -> Sequence[float]:
@@ -90,7 +90,7 @@ class LikelihoodJudge(NoJudge):
         agreed: list[bool] = []
         if self.reference is not None and self.apart is not None:
             far, reference_logprobs = (
-                self.reference.divergence(completion),
+                self.reference.compute_divergence(completion),
                 self.reference.pop_reference_logprobs(piece.sample_index),
             )
             self.apart.append_sample(

@@ -109,7 +109,7 @@ class MemoryRepeat:
             return None
         return linear_regression(*zip(*points, strict=True)).slope
 
-    def metrics(self) -> dict[str, float]:
+    def compute_metrics(self) -> dict[str, float]:
         """Return the metrics of this repeat. Metrics of stages are for the largest batch and context."""
         start, at = self.start["import"], self.find_largest_measured_point()
         stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
@@ -151,7 +151,7 @@ def summarize_repeats(
     repeats: list[MemoryRepeat], measured_points: list[Workload], predicted_footprints: list[Footprint | None]
 ) -> tuple[Result, dict[str, Any]]:
     """Return the job's result with the median of each metric over all repeats, and the plot data."""
-    measured = [run.metrics() for run in repeats]
+    measured = [run.compute_metrics() for run in repeats]
     shared = [key for key in measured[0] if all(key in values for values in measured)]
     metrics = {key: median(values[key] for values in measured) for key in shared}
     for key in SPREAD:

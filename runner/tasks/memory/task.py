@@ -131,7 +131,7 @@ def _measure_missing_workloads(
                     f"The first error: {repeat_results[-1].failed[0]}",
                     code="failed",
                 )
-            repeats.add_repeat(number, repeat_results[-1].metrics())
+            repeats.add_repeat(number, repeat_results[-1].compute_metrics())
 
 
 def deliver(inputs: TaskInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001

@@ -69,7 +69,7 @@ class SharedQuestionsReader(FilesReader):
     ) -> dict[Question, dict[str, str]]:
         return dict(self.matched[run.run_id].load_answer_texts(questions, max_chars))
 
-    def comparison_note(self, run: Run, base: Run) -> Note:
+    def create_pairing_note(self, run: Run, base: Run) -> Note:
         sides = base, run
         matched, own = self.matched[base.run_id], self.matched[run.run_id]
         return note(

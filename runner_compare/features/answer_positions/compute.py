@@ -9,8 +9,8 @@ from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, decide_comparisons
 from runner_compare.statistics.answer_positions import (
     CELL,
-    create_growth_tests,
-    find_growth_start,
+    create_kl_growth_tests,
+    find_kl_growth_start,
     list_generated_positions,
 )
 from runner_compare.statistics.methods.sign_flips import SignFlipTest
@@ -25,7 +25,7 @@ class Growth:
     @property
     def first_position(self) -> int | None:
         """First position from which on all tested bins have a larger divergence. None if there is none."""
-        return find_growth_start(self.decisions)
+        return find_kl_growth_start(self.decisions)
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TableGrowth:
     by_run: dict[str, Growth] = field(default_factory=dict)
 
 
-def compute_growth(table: Table, reader: Reader) -> None:
+def compute_kl_growth(table: Table, reader: Reader) -> None:
     tests = {
         (row.run.run_id, first): test
         for row in table.rows
@@ -54,7 +54,7 @@ def _create_row_tests(row: TableRow, reader: Reader) -> dict[int, SignFlipTest]:
     except NotPaired:  # the row says why
         return {}
     clusters = {score.likelihood.unit: score.cluster for score in texts.values()}
-    return create_growth_tests([score.likelihood for score in texts.values()], clusters)
+    return create_kl_growth_tests([score.likelihood for score in texts.values()], clusters)
 
 
 def has_divergence_by_position(run: Run) -> bool:

@@ -74,12 +74,12 @@ def build_answer_position_tables(table: Table) -> dict[str, list[Column]]:
     if by_run:
         decisions = [by_run.get(row.run.run_id, Growth({})).decisions.get(first) for row, first in lines]
         columns.append(
-            Column("KL growth", [_format_growth(decision) for decision in decisions], use=ColumnUse.result)
+            Column("KL growth", [_format_kl_growth(decision) for decision in decisions], use=ColumnUse.result)
         )
     return {TITLE: columns}
 
 
-def build_short_tables(table: Table) -> dict[str, list[Column]]:
+def build_default_output_tables(table: Table) -> dict[str, list[Column]]:
     """Return a table with one line per run that has a divergence, and one column per bin."""
     rows = [row for row in table.rows if has_divergence_by_position(row.run)]
     if not rows:
@@ -96,7 +96,7 @@ def build_short_tables(table: Table) -> dict[str, list[Column]]:
     return {SHORT_TITLE: columns}
 
 
-def _format_growth(decision: Decision | None) -> str:
+def _format_kl_growth(decision: Decision | None) -> str:
     if decision is None:
         return ABSENT
     low, high = -decision.simultaneous_high, -decision.simultaneous_low
@@ -107,7 +107,7 @@ def _format_nats(nats: float) -> str:
     return f"{nats + 0.0:+.3g}".replace("-", "−")
 
 
-def format_growth_sentences(table: Table, is_short: bool = False) -> list[str]:
+def format_kl_growth_sentences(table: Table, is_short: bool = False) -> list[str]:
     """Return a sentence for each run with a divergence; the short form has growing divergences only."""
     by_run = table.get_section_data(TableGrowth).by_run
     sentences = []
@@ -117,11 +117,11 @@ def format_growth_sentences(table: Table, is_short: bool = False) -> list[str]:
         growth = by_run.get(row.run.run_id, Growth({}))
         if is_short and growth.first_position is None:
             continue
-        sentences.append(f"{format_row_name(row, table.keys)}: {_format_growth_finding(row, growth)}")
+        sentences.append(f"{format_row_name(row, table.keys)}: {_format_kl_growth_finding(row, growth)}")
     return sentences
 
 
-def _format_growth_finding(row: TableRow, growth: Growth) -> str:
+def _format_kl_growth_finding(row: TableRow, growth: Growth) -> str:
     decisions = growth.decisions
     if not decisions:
         return f"no test of KL by position: it needs {MIN_TEXTS} answers with more than {START_TOKENS} tokens"

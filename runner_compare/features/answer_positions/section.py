@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.features.answer_positions.compute import TableGrowth, compute_growth
+from runner_compare.features.answer_positions.compute import TableGrowth, compute_kl_growth
 from runner_compare.features.answer_positions.render import (
     AXIS,
     LEGEND,
     build_answer_position_tables,
-    build_short_tables,
-    format_growth_sentences,
+    build_default_output_tables,
+    format_kl_growth_sentences,
     growth_record,
 )
 from runner_compare.features.positions.render import create_loss_pictures
@@ -25,19 +25,19 @@ class AnswerPositions(Section):
     """Report section about the divergence of recorded answers by generated position."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_growth(table, reader)
+        compute_kl_growth(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_answer_position_tables(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
-        return build_short_tables(table)
+        return build_default_output_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
-        return format_growth_sentences(table)
+        return format_kl_growth_sentences(table)
 
     def short_sentences(self, table: Table) -> list[str]:
-        return format_growth_sentences(table, is_short=True)
+        return format_kl_growth_sentences(table, is_short=True)
 
     def legend(self, table: Table, explain: bool) -> str:
         return LEGEND if table.get_section_data(TableGrowth).by_run else ""

@@ -86,7 +86,7 @@ def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> C
             raise NotPaired(
                 "budgets with several seeds cannot be compared at equal token counts. Omit --seeds"
             )
-        parts = [reader.load_costs(part) for part in row.run.parts or [row.run]]
+        parts = [reader.load_token_costs(part) for part in row.run.parts or [row.run]]
         cache[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
     return cache[row.run.run_id]
 

@@ -18,7 +18,7 @@ from runner_compare.model.data import Table
 from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import format_assignments, is_self_explanatory, shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals, escape_mathtext
-from runner_compare.render.pictures import MAX_PANELS, draw_front_and_grid
+from runner_compare.render.pictures import MAX_PANELS, draw_pareto_front_and_grid
 from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics.equal_tokens import ComparedCurves, EqualTokensComparison
 from runner_compare.statistics.token_costs import Estimate
@@ -80,7 +80,7 @@ def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
                 [compute_mean_tokens_per_question(row.run) or 0.0 for row in setting.rows],
             )
         for pane in panes:
-            draw_front_and_grid(pane)
+            draw_pareto_front_and_grid(pane)
         cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
         panes[0].set_title(escape_mathtext(", ".join(panel) + cut), loc="left")
         panes[0].set_xticks(range(len(budgets)), [*map(format_budget, budgets)])

@@ -57,7 +57,7 @@ def is_drafter_only_difference(run: Run, base: Run, reader: Reader) -> bool:
 
 
 def count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
-    outcomes, of_base = reader.load_answers(run), reader.of_baseline(base)
+    outcomes, of_base = reader.load_answers(run), reader.load_baseline_answers(base)
     shared = outcomes.keys() & of_base.keys()
     own, other = (reader.load_answer_texts(side, {*shared}, WHOLE) for side in (run, base))
     known = own.keys() & other.keys()

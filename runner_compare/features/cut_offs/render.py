@@ -27,7 +27,7 @@ LEGEND = (
 )
 
 
-def format_finding(decision: Decision) -> str:
+def format_cut_off_finding(decision: Decision) -> str:
     """Return a comparison's finding as text, or `undecided` if cut-off answers could change it."""
     if decision.is_changed_by_cut_off and decision.finding is Finding.open:
         return UNDECIDED

@@ -35,7 +35,9 @@ class TableDegeneration:
 def compare_degeneration(table: Table, reader: Reader) -> None:
     """Compare each run with its baseline, if an answer of either degenerated. Loads the texts of both."""
     compared = [
-        (row, comparison) for row in table.rows if (comparison := _compare_row(row, reader)) is not None
+        (row, comparison)
+        for row in table.rows
+        if (comparison := _compare_row_degeneration(row, reader)) is not None
     ]
     decisions = iter(decide_comparisons([comparison for row, comparison in compared if not row.is_repeat]))
     effects = table.get_section_data(TableDegeneration).effects
@@ -76,7 +78,7 @@ def compute_loop_free_curve(starts: Sequence[LoopStart]) -> list[tuple[int, floa
     return [*curve, (max((start.num_words for start in starts), default=0), share)]
 
 
-def _compare_row(row: TableRow, reader: Reader) -> RunComparison | None:
+def _compare_row_degeneration(row: TableRow, reader: Reader) -> RunComparison | None:
     if row.baseline is None or row.effect is None:
         return None
     run, base = row.run, row.baseline.run

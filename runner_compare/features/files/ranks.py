@@ -112,7 +112,7 @@ def rank_model_files_by_kl(table: FileTable, reader: Reader) -> None:
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
         return
-    closer = find_lower_kl_pairs(kls, sizes)
+    closer = find_significantly_lower_kl_pairs(kls, sizes)
     ranked = [index for index, file in enumerate(files) if not file.is_reference]
     for index in ranked:
         better = sum((other, index) in closer for other in ranked)
@@ -148,7 +148,7 @@ def load_kl_divergences_per_text(
     return [sums_by_cluster(side, clusters) for side in kls], sums_by_cluster(sizes, clusters)
 
 
-def find_lower_kl_pairs(
+def find_significantly_lower_kl_pairs(
     kls: Sequence[Sequence[float]], tokens_per_text: Sequence[float]
 ) -> set[tuple[int, int]]:
     """Return pairs (a, b) of file indices where a has a significantly lower KL divergence than b."""
@@ -224,7 +224,7 @@ class FrontAxis:
         return share - 1 if is_beyond else 0.0
 
 
-def _choose_front_axes(table: FileTable) -> list[FrontAxis]:
+def _choose_pareto_axes(table: FileTable) -> list[FrontAxis]:
     """Return the Pareto-front metrics other than KL divergence. Speed counts only with a known
     noise level.
     """
@@ -248,7 +248,7 @@ def _mark_pareto_front(
     KL divergence. With a margin, it also dominates if it needs less of one of them and its KL
     divergence is higher by less than the margin. A file that lacks a metric is not marked.
     """
-    axes = _choose_front_axes(table)
+    axes = _choose_pareto_axes(table)
     known = [
         index
         for index, file in enumerate(files)

@@ -18,7 +18,7 @@ from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.effects import build_decision_records, format_difference, format_difference_heading
 from runner_compare.render.labels import format_number
 from runner_compare.render.lines import escape_mathtext
-from runner_compare.render.pictures import separate_labels
+from runner_compare.render.pictures import move_overlapping_labels_apart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def draw_kl_over_size(table: FileTable) -> Figure:
         points.append(
             KlPoint(escape_mathtext(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front))
         )
-    separate_labels(figure, [draw_kl_points(pane, points, "file, MiB")])
+    move_overlapping_labels_apart(figure, [draw_kl_points(pane, points, "file, MiB")])
     return figure
 
 

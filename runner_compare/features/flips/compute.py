@@ -65,7 +65,7 @@ def find_flipped_questions(
 
     `max_flips_per_direction` limits the lost and the won questions separately.
     """
-    answers, base_answers = reader.load_answers(run), reader.of_baseline(base)
+    answers, base_answers = reader.load_answers(run), reader.load_baseline_answers(base)
     # the baseline may have fewer
     answers = {question: answer for question, answer in answers.items() if question in base_answers}
     lost = sorted(

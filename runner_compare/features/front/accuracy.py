@@ -90,7 +90,10 @@ class AccuracyComparer:
         if self.reader is None:
             return None
         try:
-            sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (first, second)]
+            sides = [
+                self._answers.get(run.run_id) or self.reader.load_baseline_answers(run)
+                for run in (first, second)
+            ]
             return compare_answers(first, second, (sides[0], sides[1]), self.reader, self.asked)
         except NotPaired:
             return None

@@ -118,7 +118,7 @@ def mark_pareto_front(
     set_pareto_metric_values(table, rows, values, tolerance)
     dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
-        _mark_front_rows(members, dominance)
+        _mark_pareto_front_rows(members, dominance)
     front.shares = sorted(dominance.shares.values())
 
 
@@ -155,7 +155,7 @@ def set_pareto_metric_values(
             logs = [math.log(value) for value in values.get(axis, {}).get(row.run.run_id, [])]
             middle = math.exp(fmean(logs)) if len(logs) > 1 else row.run.metrics[axis]
             half = (
-                stats.student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
+                stats.compute_student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
                 if percent is None
                 else math.log1p(percent) / 2
             )
@@ -204,17 +204,17 @@ class Dominance:
         """Whether a row is as good as another in every metric and better in at least one."""
         relations = []
         for axis in self.axes:  # accuracies last: they take longest
-            relations.append(self.compare_on_axis(row, other_row, axis))
+            relations.append(self.compare_on_pareto_axis(row, other_row, axis))
             if not relations[-1].is_as_good:
                 return False
         accuracy = self.compare_accuracy(row, other_row)
         return accuracy.is_as_good and any(relation.is_better for relation in (*relations, accuracy))
 
     def list_better_axes(self, row: TableRow, other_row: TableRow) -> list[str]:
-        better = [axis for axis in self.axes if self.compare_on_axis(row, other_row, axis).is_better]
+        better = [axis for axis in self.axes if self.compare_on_pareto_axis(row, other_row, axis).is_better]
         return [ACCURACY[0]] * self.compare_accuracy(row, other_row).is_better + better
 
-    def compare_on_axis(self, row: TableRow, other_row: TableRow, axis: str) -> AxisRelation:
+    def compare_on_pareto_axis(self, row: TableRow, other_row: TableRow, axis: str) -> AxisRelation:
         """Compare memory, speed or energy of two rows."""
         gain = math.log(row.standing[axis].value / other_row.standing[axis].value)
         is_higher_better = find_metric(axis).better is BetterDirection.higher
@@ -224,9 +224,11 @@ class Dominance:
             return AxisRelation(gain > math.log1p(noise), gain >= -math.log1p(noise))
         pair = (row, other_row) if is_higher_better else (other_row, row)
         better_first = RunRatio.from_runs(*(self.values[axis][side.run.run_id] for side in pair))
-        p, limit = better_first.p_value_at(1.0), 1 / (1 + self.margins[axis])
+        p, limit = better_first.compute_p_value_against(1.0), 1 / (1 + self.margins[axis])
         is_better = gain > 0 and p * self.pairs < self.level
-        is_within = better_first.ratio > limit and better_first.p_value_at(limit) * self.pairs < ALPHA
+        is_within = (
+            better_first.ratio > limit and better_first.compute_p_value_against(limit) * self.pairs < ALPHA
+        )
         return AxisRelation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
     def compare_accuracy(self, row: TableRow, other_row: TableRow) -> AxisRelation:
@@ -268,7 +270,7 @@ class Dominance:
         return AxisRelation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
-def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
+def _mark_pareto_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows on the Pareto front. The rows must have answered the same questions."""
     dominators = [
         [
@@ -287,19 +289,19 @@ def _mark_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
             rows[index].accuracy_behind = dominance.compare_accuracy(rows[strongest], rows[index]).difference
 
 
-def find_dominating_front_rows(dominators_of_rows: list[list[int]]) -> list[list[int]]:
+def find_dominating_front_rows(dominators_per_row: list[list[int]]) -> list[list[int]]:
     """Return, for each row, the front rows that dominate it. The list is empty for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
     dominate one another in a circle.
     """
-    found: list[list[int]] = [[] for _ in dominators_of_rows]
-    remaining = set(range(len(dominators_of_rows)))
+    found: list[list[int]] = [[] for _ in dominators_per_row]
+    remaining = set(range(len(dominators_per_row)))
     while remaining:
-        front = {index for index in remaining if remaining.isdisjoint(dominators_of_rows[index])} or remaining
+        front = {index for index in remaining if remaining.isdisjoint(dominators_per_row[index])} or remaining
         remaining = remaining - front
         for index in remaining:
-            found[index] = [dominator for dominator in dominators_of_rows[index] if dominator in front]
+            found[index] = [dominator for dominator in dominators_per_row[index] if dominator in front]
         remaining = {index for index in remaining if not found[index]}
     return found
 

@@ -20,7 +20,7 @@ BETTER_OR_WORSE = {SPEED: "faster or slower", ENERGY: "thriftier or more wastefu
 AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 
 
-def format_front_sentences(table: Table) -> list[str]:
+def format_pareto_front_sentences(table: Table) -> list[str]:
     kept = table.get_section_data(FrontData)
     sentences = []
     front = "The Pareto front ignores" if kept.axes else "There is no Pareto front, because it ignores"
@@ -158,7 +158,7 @@ def _format_pareto_front_status(row: TableRow) -> str:
     return "front" if row.on_front else "dominated"
 
 
-def build_front_columns(table: Table) -> list[Column]:
+def build_pareto_front_columns(table: Table) -> list[Column]:
     left_out = excluded_axes(table.get_section_data(FrontData))
     head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
     return [Column(head, list(map(_format_pareto_front_status, table.rows)), False, use=ColumnUse.verdict)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from runner_base import Column
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import (
-    build_front_columns,
+    build_pareto_front_columns,
     describe_dominance_rule,
     format_dominated_rows_sentence,
-    format_front_sentences,
     format_machine_contention_sentences,
+    format_pareto_front_sentences,
 )
 from runner_compare.model.data import Table
 from runner_compare.section import ColumnSlot, Section
@@ -19,10 +19,14 @@ class FrontSection(Section):
     """Report section with the Pareto front."""
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        return {ColumnSlot.last: build_front_columns(table)} if table.get_section_data(FrontData).axes else {}
+        return (
+            {ColumnSlot.last: build_pareto_front_columns(table)}
+            if table.get_section_data(FrontData).axes
+            else {}
+        )
 
     def sentences(self, table: Table) -> list[str]:
-        return [*filter(None, [format_dominated_rows_sentence(table)]), *format_front_sentences(table)]
+        return [*filter(None, [format_dominated_rows_sentence(table)]), *format_pareto_front_sentences(table)]
 
     def short_sentences(self, table: Table) -> list[str]:
         return format_machine_contention_sentences(table)

@@ -24,7 +24,7 @@ from runner_compare.reader import Reader
 from runner_compare.render.effects import (
     describe_margin_decision,
     explain_impossible_verdict,
-    name_sample_unit,
+    get_sample_unit_name,
 )
 from runner_compare.render.labels import format_count_interval, format_number, format_row_name
 from runner_compare.render.margins import format_margin, format_verdict
@@ -298,7 +298,7 @@ def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[boo
         needs = (
             (
                 f" (needs about {format_count_interval(worst.needed, worst.needed_interval)} "
-                f"{name_sample_unit(worst)} in all)"
+                f"{get_sample_unit_name(worst)} in all)"
             )
             if worst.needed
             else ""

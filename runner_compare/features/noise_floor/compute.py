@@ -97,7 +97,7 @@ def _iter_changed_answers(base: Run, repeats: Sequence[Run], reader: Reader) -> 
 
 
 def _count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
-    outcomes, of_base = reader.load_answers(run), reader.of_baseline(base)
+    outcomes, of_base = reader.load_answers(run), reader.load_baseline_answers(base)
     shared = outcomes.keys() & of_base.keys()
     pairs = [(outcomes[question], of_base[question]) for question in shared]
     if not pairs or any(

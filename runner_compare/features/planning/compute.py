@@ -105,7 +105,7 @@ def plan_questions(tables: Sequence[Table], target: PlanTarget) -> None:
         plans.aim = target
         for row in table.candidate_rows:
             if row.effect is not None and _target_size(row.effect, target) is not None:
-                plans.of_rows[row.run.run_id] = _create_plan(row, row.effect, target)
+                plans.of_rows[row.run.run_id] = _create_question_plan(row, row.effect, target)
     if not any(table.get_section_data(TablePlans).of_rows for table in tables):
         raise ConfigError(
             f"no comparison measures {' or '.join(target.margins | target.differences)}. Select other runs",
@@ -118,7 +118,7 @@ def _target_size(decision: Decision, target: PlanTarget) -> float | None:
     return (target.margins or target.differences).get(decision.measure)
 
 
-def _create_plan(row: TableRow, decision: Decision, target: PlanTarget) -> QuestionPlan:
+def _create_question_plan(row: TableRow, decision: Decision, target: PlanTarget) -> QuestionPlan:
     size, can_plan = (
         _target_size(decision, target),
         decision.can_plan if target.margins else decision.can_plan_detection,

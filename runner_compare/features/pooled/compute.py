@@ -318,7 +318,7 @@ class _OverlapCounter:
             texts = (
                 {score.text for score in self.reader.load_text_scores(run).values()}
                 if run.likelihood_unit
-                else {question[1:] for question in self.reader.of_baseline(run)}
+                else {question[1:] for question in self.reader.load_baseline_answers(run)}
             )
             self.questions_of[run.run_id] = {text for text in texts if any(text)}
         return self.questions_of[run.run_id]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner_base import Column, ColumnUse
-from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record, format_finding
+from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record, format_cut_off_finding
 from runner_compare.features.pooled.compute import PooledTable
 from runner_compare.model.comparison import ReportPart, TableGrid
 from runner_compare.model.data import ABSENT, Table, TableRow
@@ -69,7 +69,7 @@ def build_pooled_columns(table: PooledTable) -> list[Column]:
         *test,
         Column(
             "finding",
-            [format_finding(row.effect) if row.effect else "not pooled" for row in table.rows],
+            [format_cut_off_finding(row.effect) if row.effect else "not pooled" for row in table.rows],
             False,
             use=ColumnUse.verdict,
         ),

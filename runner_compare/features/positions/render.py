@@ -12,7 +12,7 @@ from runner_compare.model.data import ABSENT, Run, Table, TableRow
 from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import MAX_LINES, add_line_legend, draw_line_with_intervals
-from runner_compare.render.pictures import draw_front_and_grid
+from runner_compare.render.pictures import draw_pareto_front_and_grid
 from runner_compare.render.token_metrics import format_metric
 from runner_compare.statistics.position_loss import CELL, list_bin_positions
 
@@ -78,7 +78,7 @@ def draw_loss_curves(
                 [f"{key}{{}}{key_prefix}{position}" for position in list_x_values(row.run.metrics)],
             )
         pane.set_ylabel(WORDS[key])
-        draw_front_and_grid(pane)
+        draw_pareto_front_and_grid(pane)
     places = sorted({position for row in members for position in list_x_values(row.run.metrics)})
     scale: dict[str, float] = {"linthresh": places[1]} if places[0] == 0 else {}
     panes[-1].set_xscale("symlog" if scale else "log", base=2, **scale)

@@ -11,7 +11,7 @@ from runner_compare.features.recall.compute import (
     group_recall_tests_by_error_rate,
     list_recall_rows,
 )
-from runner_compare.features.recall.render.pictures import create_row_recall_pictures
+from runner_compare.features.recall.render.pictures import create_recall_pictures_per_row
 from runner_compare.features.recall.render.recall_text import recall_record
 from runner_compare.features.recall.render.tables import (
     build_recall_tables,
@@ -82,7 +82,7 @@ class Recall(Section):
     def pictures(self, table: Table) -> list[Picture]:
         rows = list_recall_rows(table)
         findings = table.get_section_data(TableRecall).findings
-        return create_row_recall_pictures([(row, findings[row.run.run_id]) for row in rows], table.keys)
+        return create_recall_pictures_per_row([(row, findings[row.run.run_id]) for row in rows], table.keys)
 
 
 SECTION = Recall()

@@ -146,8 +146,8 @@ def build_recovery_table(
         candidates.append(
             CandidateRecovery(
                 dict(zip(keys, setting, strict=True)),
-                tuple(_compute_cell(rows_of_set, reader) for rows_of_set in members),
-                _compute_pooled_cell(members, pooled, weights, reader) if len(sets) > 1 else None,
+                tuple(_compute_recovery_cell(rows_of_set, reader) for rows_of_set in members),
+                _compute_pooled_recovery_cell(members, pooled, weights, reader) if len(sets) > 1 else None,
                 _collect_job_facts([row.run for rows_of_set in members for row in rows_of_set], reader),
             )
         )
@@ -163,24 +163,26 @@ def build_recovery_table(
         weights,
         margins.get("accuracy"),
         [
-            _describe_question_set(name, base, reader.of_baseline(base))
+            _describe_question_set(name, base, reader.load_baseline_answers(base))
             for name, base in zip(choose_question_set_names(sets), bases, strict=True)
         ],
         candidates,
     )
 
 
-def _compute_cell(rows: Sequence[TableRow], reader: Reader) -> RecoveryCell:
+def _compute_recovery_cell(rows: Sequence[TableRow], reader: Reader) -> RecoveryCell:
     if len(rows) != 1:
         return RecoveryCell(note=f"{len(rows)} runs")
     (row,) = rows
     try:
-        return _compute_recovery_with_decision([_load_pairs(row, reader)], row.effect, PoolingWeights.tasks)
+        return _compute_recovery_with_decision(
+            [_load_paired_answers(row, reader)], row.effect, PoolingWeights.tasks
+        )
     except NotPaired as reason:
         return RecoveryCell(decision=row.effect, note=str(reason))
 
 
-def _compute_pooled_cell(
+def _compute_pooled_recovery_cell(
     members: Sequence[Sequence[TableRow]],
     pooled_tables: Sequence[PooledTable],
     weights: PoolingWeights,
@@ -195,12 +197,12 @@ def _compute_pooled_cell(
                 continue
             if row.effect is None:
                 return RecoveryCell(note=row.note)
-            paired = [_load_pairs(cell, reader) for (cell,) in members]
+            paired = [_load_paired_answers(cell, reader) for (cell,) in members]
             return _compute_recovery_with_decision(paired, row.effect, weights)
     return RecoveryCell(note="not pooled")
 
 
-def _load_pairs(row: TableRow, reader: Reader) -> _PairedRow:
+def _load_paired_answers(row: TableRow, reader: Reader) -> _PairedRow:
     """Load the paired outcomes of a row and its baseline. Raises NotPaired if a recovery is not valid."""
     if row.effect is None or row.baseline is None:
         raise NotPaired(row.note or "it was not compared")
@@ -209,7 +211,7 @@ def _load_pairs(row: TableRow, reader: Reader) -> _PairedRow:
     if row.effect.method == Method.sequential:
         raise NotPaired("the run used early stopping, so a fixed-sample interval is not valid")
     run, base = row.run, row.baseline.run
-    answers, base_answers = reader.load_answers(run), reader.of_baseline(base)
+    answers, base_answers = reader.load_answers(run), reader.load_baseline_answers(base)
     shared = sorted(answers.keys() & base_answers.keys())
     pairs = cluster_questions_by_expected_function(
         shared, [(answers[question], base_answers[question]) for question in shared]
@@ -229,9 +231,11 @@ def _compute_recovery_with_decision(
     The interval covers the worst and the best outcome of cut-off answers.
     """
     assert decision is not None
-    versions = [_convert_pairs(paired_rows, lambda pairs: pairs)]
+    versions = [_build_paired_accuracies(paired_rows, lambda pairs: pairs)]
     if any(decision.cut_off):
-        versions += [_convert_pairs(paired_rows, _count_cut_off_as(right)) for right in (False, True)]
+        versions += [
+            _build_paired_accuracies(paired_rows, _count_cut_off_as(right)) for right in (False, True)
+        ]
     found = [compute_recovery(tasks, weights, decision.interval_error_rate) for tasks in versions]
     recovery = found[0]
     if recovery is None:
@@ -250,7 +254,7 @@ def _count_cut_off_as(is_correct: bool) -> Callable[[Pairs], Pairs]:
     ]
 
 
-def _convert_pairs(
+def _build_paired_accuracies(
     paired_rows: Sequence[_PairedRow], count: Callable[[Pairs], Pairs]
 ) -> list[PairedAccuracies]:
     tasks = []
@@ -295,7 +299,7 @@ def _collect_job_facts(runs: Sequence[Run], reader: Reader) -> JobFacts:
         if parts and all(key in part.metrics for part in parts)
     }
     hashes = {part.facts.get(MODEL_SHA256) for part in parts}
-    versions = {version: None for part in parts for version in _read_versions(part, reader)}
+    versions = {version: None for part in parts for version in _read_library_versions(part, reader)}
     return JobFacts(
         tuple(dict.fromkeys(part.job_id for part in parts)),
         sizes,
@@ -304,7 +308,7 @@ def _collect_job_facts(runs: Sequence[Run], reader: Reader) -> JobFacts:
     )
 
 
-def _read_versions(run: Run, reader: Reader) -> list[tuple[str, str]]:
+def _read_library_versions(run: Run, reader: Reader) -> list[tuple[str, str]]:
     """Return the versions of packages that a job recorded; [] for results of other tools."""
     path = next(iter(reader.find_files(run, RESULT)), None)
     if path is None:

@@ -13,7 +13,7 @@ from runner_compare.features.token_costs.compute import build_token_count_matric
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.reader import Reader
 from runner_compare.statistics.answer_times import estimate_answer_times
-from runner_compare.statistics.token_costs import Estimate, TokenCells, cost_per_correct_answer
+from runner_compare.statistics.token_costs import Estimate, TokenCells, estimate_cost_per_correct_answer
 
 PREFILL, DECODE = "energy_prefill_j", "energy_decode_j"
 PRICES = "model.price_in", "model.price_out"
@@ -32,7 +32,9 @@ def estimate_costs_per_correct_answer(
     cells = build_token_count_matrices(by_seed, sorted(by_seed[0]))
     accuracy = Estimate(*run.accuracy_interval)
     estimates = {
-        key: cost_per_correct_answer(cells, accuracy, cost, compute_prompt_cost_fraction(run, key, cells))
+        key: estimate_cost_per_correct_answer(
+            cells, accuracy, cost, compute_prompt_cost_fraction(run, key, cells)
+        )
         for key, cost in known_costs.items()
     }
     return {key: estimate for key, estimate in estimates.items() if estimate is not None}

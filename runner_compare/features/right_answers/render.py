@@ -14,7 +14,7 @@ from runner_compare.features.thinking.compute import count_correct_answers
 from runner_compare.features.thinking.render import build_metric_column, format_cost
 from runner_compare.model.data import Run, Table
 from runner_compare.render.columns import build_row_name_columns, format_accuracy
-from runner_compare.render.findings import join_words
+from runner_compare.render.findings import join_words_with_and
 from runner_compare.render.labels import MAX_NAMES, format_row_name
 
 TITLE = "cost per correct answer (cost of all answers divided by the number of correct answers)"
@@ -60,10 +60,10 @@ def format_missing_cost_sentences(table: Table) -> list[str]:
         return []
     parts = []
     if known := [NAMES[key] for key in HEADS if key not in missing]:
-        parts.append(f"{join_words(known)} {_verb_form(known)} known of all rows")
+        parts.append(f"{join_words_with_and(known)} {_verb_form(known)} known of all rows")
     for key, rows_by_reason in missing.items():
         rows = [f"{join_first_names(names, MAX_NAMES)} ({why})" for why, names in rows_by_reason.items()]
-        parts.append(f"{NAMES[key]} {_verb_form([NAMES[key]])} not known of {join_words(rows)}")
+        parts.append(f"{NAMES[key]} {_verb_form([NAMES[key]])} not known of {join_words_with_and(rows)}")
     return [f"cost per correct answer: {'; '.join(parts)}"]
 
 

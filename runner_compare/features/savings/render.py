@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from runner_compare.features.cut_offs.render import format_finding
+from runner_compare.features.cut_offs.render import format_cut_off_finding
 from runner_compare.features.savings.compute import KINDS, get_agent_graph_origin
 from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.model.data import Run, TableRow
@@ -94,7 +94,7 @@ def _format_accuracy_sentence(row: TableRow) -> str:
     if row.effect is None:
         return "accuracy was not compared"
     value, interval = format_effect_and_interval(row.effect)
-    return f"accuracy: {format_finding(row.effect)} (Δ {value} points, {interval})"
+    return f"accuracy: {format_cut_off_finding(row.effect)} (Δ {value} points, {interval})"
 
 
 def _format_training_break_even_sentences(saving: TokenSaving) -> list[str]:

@@ -18,7 +18,7 @@ from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.statistics.seed_means import (
-    accuracy_interval_over_seeds,
+    compute_accuracy_interval_over_seeds,
     compute_exact_interval_over_seeds,
 )
 
@@ -80,7 +80,7 @@ def _combine_seed_runs(members: Sequence[Run], reader: Reader) -> Run:
     solved = [[of_seed[question].accuracy for question in questions] for of_seed in answers]
     clusters = [answers[0][question].cluster for question in questions]
     families = None if None in clusters else clusters
-    interval = accuracy_interval_over_seeds(solved, families)
+    interval = compute_accuracy_interval_over_seeds(solved, families)
     whole = merge_runs(members)
     pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
     if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):

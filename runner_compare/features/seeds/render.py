@@ -42,12 +42,12 @@ def build_seed_columns(table: Table) -> list[Column]:
     for key, head in heads.items():
         factor, form = (100, ".1f") if key == "accuracy" else (1, ",.1f")
         if any(key in of_row for of_row in found):
-            cells = [_format_spread(of_row.get(key), factor, form) for of_row in found]
+            cells = [_format_seed_spread(of_row.get(key), factor, form) for of_row in found]
             columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=ColumnUse.result))
     return columns
 
 
-def _format_spread(spread: SeedSpread | None, factor: float, number_format: str) -> str:
+def _format_seed_spread(spread: SeedSpread | None, factor: float, number_format: str) -> str:
     if spread is None:
         return ABSENT
     values = spread.mean, spread.deviation, spread.least, spread.most

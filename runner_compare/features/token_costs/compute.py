@@ -41,7 +41,7 @@ def load_team_token_costs(table: Table, reader: Reader) -> None:
 
 def load_costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
     """Return the token cost of each question. The list has one mapping per seed."""
-    parts = [reader.load_costs(part) for part in run.parts or [run]]
+    parts = [reader.load_token_costs(part) for part in run.parts or [run]]
     return (
         parts if run.over_seeds else [{question: cost for part in parts for question, cost in part.items()}]
     )

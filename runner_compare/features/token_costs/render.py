@@ -15,12 +15,12 @@ from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
-    draw_front_and_grid,
+    draw_pareto_front_and_grid,
     draw_row_point,
     find_pareto_front,
     label_points,
     max_line_length,
-    separate_labels,
+    move_overlapping_labels_apart,
     wrap_row_names,
     write_numbered_row_names,
 )
@@ -75,11 +75,11 @@ def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estima
         if len(points) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
             names = write_numbered_row_names(pane, names)
         labels.append(label_points(pane, points, names, front))
-        draw_front_and_grid(pane, front)
+        draw_pareto_front_and_grid(pane, front)
         pane.set_title(escape_mathtext(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 

@@ -121,13 +121,13 @@ class FilesReader(Reader):
     def load_run_answers(self, run: Run) -> Answers:
         return self.read[run.run_id].load_answers()
 
-    def numbers(self, run: Run) -> Answers:
+    def load_metric_values(self, run: Run) -> Answers:
         chance = RepeatedAnswerMetric.from_name(run.number or "")
         if chance is None:
             return self.read[run.run_id].load_metric_values()
         return {
             question: outcome._replace(
-                number=chance.estimate(
+                number=chance.estimate_for_question(
                     *(outcome.right if outcome.right[1] else (int(outcome.solved), 1)), outcome.votes
                 )
             )
@@ -154,14 +154,14 @@ class FilesReader(Reader):
         )
 
 
-def _iter_series(results: Results, cluster: str | None) -> Iterator[Series]:
+def _iter_series(results: Results, cluster_field: str | None) -> Iterator[Series]:
     """Yield one series for each metric of a results file.
 
     Several metrics of the same log-likelihood yield one series.
     """
     for task in results.tasks:
         metrics = results.get_metrics_by_filter(task)
-        documents = read_documents(results, task, cluster)
+        documents = read_documents(results, task, cluster_field)
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():

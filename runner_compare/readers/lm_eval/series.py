@@ -20,7 +20,7 @@ from runner_compare.readers.lm_eval.files import (
 )
 from runner_compare.readers.tool_run import format_flip_with_question, to_finite_number
 from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
-from runner_compare.statistics.ratios import ratio_interval, ratio_of_sums
+from runner_compare.statistics.ratios import compute_ratio_interval, ratio_of_sums
 from runner_compare.ways.likelihoods import sums_by_cluster
 
 OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
@@ -181,7 +181,7 @@ def _compute_likelihood_metrics(series: Series) -> dict[str, float]:
     figures = {"n": float(len(likelihoods)), key: mean}
     if all(families):
         figures["families"] = float(len(nats))
-    if (ends := ratio_interval(nats, sizes, upper=0.0)) is not None:
+    if (ends := compute_ratio_interval(nats, sizes, upper=0.0)) is not None:
         figures |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
     if unit == "byte":
         return figures | {"bits_per_byte": -mean / math.log(2)}

@@ -20,7 +20,7 @@ from runner_compare.release_gate.verdicts import (
     GateVerdict,
     Tier,
 )
-from runner_compare.render.effects import explain_impossible_verdict, format_effect, name_sample_unit
+from runner_compare.render.effects import explain_impossible_verdict, format_effect, get_sample_unit_name
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
@@ -40,7 +40,7 @@ def format_report(report: GateReport) -> str:
     lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_compared_candidates(report)}"]
     rows = [
         (
-            name_verdict(check),
+            get_verdict_name(check),
             candidate.name if number == 0 else "",
             format_difference(check),
             describe_check(check),
@@ -101,7 +101,7 @@ def format_markdown(report: GateReport) -> str:
 def _list_check_cells(report: GateReport) -> list[tuple[str, str, str, str]]:
     """Return verdict, candidate, difference and reason of every check."""
     return [
-        (name_verdict(check), candidate.name, format_difference(check), describe_check(check))
+        (get_verdict_name(check), candidate.name, format_difference(check), describe_check(check))
         for candidate in report.candidates
         for check in sort_checks(candidate)
     ]
@@ -140,7 +140,7 @@ def select_shown_checks(candidate: CandidateVerdict) -> list[Check]:
     return [check for check in checks if check.decision or check.verdict is not GateVerdict.go] or checks
 
 
-def name_verdict(check: Check) -> str:
+def get_verdict_name(check: Check) -> str:
     """Return the verdict's name. A failed check of the tier `should` is a warning. A detail that does not
     count has none.
     """
@@ -163,7 +163,7 @@ def describe_check(check: Check) -> str:
 def _describe_panel(check: Check) -> str:
     if check.panel != POOLED or check.decision is None:
         return check.panel
-    return f"{check.panel}, {check.decision.n:,} {name_sample_unit(check.decision)}"
+    return f"{check.panel}, {check.decision.n:,} {get_sample_unit_name(check.decision)}"
 
 
 def _describe_margin(check: Check) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield why
     elif check.further_questions:
         time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
-        yield f"about {format_rounded_count(check.further_questions)} more {name_sample_unit(decision)}{time}"
+        yield f"about {format_rounded_count(check.further_questions)} more {get_sample_unit_name(decision)}{time}"
     elif hint := format_more_data_hint(decision):
         yield hint
 

@@ -30,7 +30,7 @@ class FisherTest(Test):
         ]
         p = float(fisher_exact(table).pvalue)
         difference = self.correct / self.n - self.baseline_correct / self.baseline_n
-        low, high = stats.unpaired_difference_interval(
+        low, high = stats.compute_unpaired_difference_interval(
             self.correct, self.n, self.baseline_correct, self.baseline_n
         )
         if p < ALPHA:  # of some small tables the interval would hold 0
@@ -39,15 +39,15 @@ class FisherTest(Test):
         return Effect(Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts)
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return stats.unpaired_difference_interval(
+        return stats.compute_unpaired_difference_interval(
             self.correct, self.n, self.baseline_correct, self.baseline_n, alpha
         )
 
     def compute_p_value(self, null_value: float) -> float:
-        return stats.unpaired_difference_p_value(
+        return stats.compute_unpaired_difference_p_value(
             self.correct, self.n, self.baseline_correct, self.baseline_n, null_value
         )
 
     def detectable_difference(self, level: float) -> float | None:
         pooled = (self.correct + self.baseline_correct) / (self.n + self.baseline_n)
-        return stats.detectable_unpaired_difference(self.n, self.baseline_n, pooled, level)
+        return stats.find_detectable_unpaired_difference(self.n, self.baseline_n, pooled, level)

@@ -39,8 +39,8 @@ class McNemarTest(Test):
 
     def compute_effect(self) -> Effect:
         wins, losses, n = self.wins, self.losses, self.n
-        p = stats.mcnemar_exact_p_value(wins, losses)
-        low, high = stats.paired_difference_interval(wins, losses, n)
+        p = stats.compute_exact_mcnemar_p_value(wins, losses)
+        low, high = stats.compute_paired_difference_interval(wins, losses, n)
         if p < ALPHA:  # of a few tables below 80 pairs the interval would hold 0
             low, high = exclude_zero(low, high, wins > losses)
         difference = (wins - losses) / n if n else 0.0
@@ -54,10 +54,10 @@ class McNemarTest(Test):
         return estimate_disagreement_rate(self.wins + self.losses, self.n)
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return stats.paired_difference_interval(self.wins, self.losses, self.n, alpha)
+        return stats.compute_paired_difference_interval(self.wins, self.losses, self.n, alpha)
 
     def compute_p_value(self, null_value: float) -> float:
-        return stats.paired_difference_p_value(self.wins, self.losses, self.n, null_value)
+        return stats.compute_paired_difference_p_value(self.wins, self.losses, self.n, null_value)
 
     def detectable_difference(self, level: float) -> float | None:
         discordant_rate = (self.wins + self.losses) / self.n if self.n else 0.0

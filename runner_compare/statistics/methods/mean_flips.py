@@ -48,16 +48,16 @@ class MeanFlipTest(Test):
             "grouping": grouping,
             "few": mean.has_few_clusters,
         }
-        low, high = mean.interval()
+        low, high = mean.compute_interval()
         return Effect(
             Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts
         )
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
-        return self.mean.interval(alpha)
+        return self.mean.compute_interval(alpha)
 
     def compute_p_value(self, null_value: float) -> float:
-        return self.mean.p_value_at(null_value)
+        return self.mean.compute_p_value_against(null_value)
 
     def detectable_difference(self, level: float) -> float | None:
         return find_detectable_mean_loss(

@@ -97,7 +97,7 @@ class MetricFlipTest(Test):
         if not self.few_differ or not self.max_mean_difference:
             return low, high
         n = len(self.sizes)
-        by_signs = stats.paired_difference_interval(self.wins, self.losses, n, alpha)
+        by_signs = stats.compute_paired_difference_interval(self.wins, self.losses, n, alpha)
         return min(low, self.max_mean_difference * by_signs[0]), max(
             high, self.max_mean_difference * by_signs[1]
         )
@@ -107,7 +107,7 @@ class MetricFlipTest(Test):
         if not self.few_differ or not self.max_mean_difference:
             return p
         share = max(-1.0, min(1.0, null_value / self.max_mean_difference))
-        return max(p, stats.paired_difference_p_value(self.wins, self.losses, len(self.sizes), share))
+        return max(p, stats.compute_paired_difference_p_value(self.wins, self.losses, len(self.sizes), share))
 
     @property
     def knows_power(self) -> bool:

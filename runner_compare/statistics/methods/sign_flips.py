@@ -28,7 +28,7 @@ class SignFlipTest(Test):
     @cached_property
     def standard_error(self) -> float:
         """Standard error of the mean difference per unit."""
-        return ratios.ratio_standard_error(self.differences, self.sizes)
+        return ratios.compute_ratio_standard_error(self.differences, self.sizes)
 
     @cached_property
     def scaled_skewness(self) -> float:

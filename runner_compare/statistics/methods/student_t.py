@@ -47,9 +47,9 @@ class StudentTTest(Test):
     def compute_effect(self) -> Effect:
         if not self.has_enough_runs:
             return self._compute_effect_of_repeats()
-        low, high = self.run_ratio.interval()
+        low, high = self.run_ratio.compute_interval()
         return self._create_effect(
-            Method.student_t, self.run_ratio.ratio, low, high, self.run_ratio.p_value_at(1.0)
+            Method.student_t, self.run_ratio.ratio, low, high, self.run_ratio.compute_p_value_against(1.0)
         )
 
     def _compute_effect_of_repeats(self) -> Effect:
@@ -71,10 +71,14 @@ class StudentTTest(Test):
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         """Return the confidence interval or, with too few runs, the range of the repeats."""
-        return self.run_ratio.interval(alpha) if self.has_enough_runs else (self.effect.low, self.effect.high)
+        return (
+            self.run_ratio.compute_interval(alpha)
+            if self.has_enough_runs
+            else (self.effect.low, self.effect.high)
+        )
 
     def compute_p_value(self, null_value: float) -> float:
-        return self.run_ratio.p_value_at(null_value)
+        return self.run_ratio.compute_p_value_against(null_value)
 
     @property
     def can_plan(self) -> bool:

@@ -35,13 +35,15 @@ class KvFormat(Protocol):
     def decode(self, stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
         """Convert stored vectors [..., W] back to keys or values [..., D]."""
 
-    def read_blocks(self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
+    def read_kv_blocks(
+        self, arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
+    ) -> torch.Tensor:
         """Convert an arena from the kernels' block layout to vectors [KVH, positions, W].
 
         pair_size: how many dimensions of a key, or positions of a value, are adjacent.
         """
 
-    def write_blocks(
+    def write_kv_blocks(
         self, arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
     ) -> None:
         """Write vectors [KVH, positions, W] to an arena in the kernels' block layout.

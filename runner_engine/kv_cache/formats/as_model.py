@@ -27,19 +27,19 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
     return stored
 
 
-def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    return _view_by_position(arena, pair_size, is_keys).reshape(arena.shape)
+def read_kv_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
+    return _view_arena_by_position(arena, pair_size, is_keys).reshape(arena.shape)
 
 
-def write_blocks(
+def write_kv_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
-    blocks = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
+    blocks = _view_arena_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     blocks.copy_(stored.reshape(blocks.shape))
 
 
-def _view_by_position(arena: torch.Tensor, pair_size: int, is_keys: bool) -> torch.Tensor:
+def _view_arena_by_position(arena: torch.Tensor, pair_size: int, is_keys: bool) -> torch.Tensor:
     """Return a view [KVH, positions, D] of an arena, ordered by position."""
     kv_heads, _, dim = arena.shape
     if is_keys:

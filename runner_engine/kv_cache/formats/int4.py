@@ -61,23 +61,25 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
     return (steps * scale[..., None]).flatten(-2)[..., :head_dim].to(dtype)
 
 
-def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
+def read_kv_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
     kv_heads, places, _ = arena.shape
-    codes, scales = _view_by_position(arena, head_dim, is_keys)
+    codes, scales = _view_arena_by_position(arena, head_dim, is_keys)
     return torch.cat((codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1)
 
 
-def write_blocks(
+def write_kv_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
-    codes, scales = _view_by_position(arena[:, : stored.shape[1]], head_dim, is_keys)
+    codes, scales = _view_arena_by_position(arena[:, : stored.shape[1]], head_dim, is_keys)
     of_codes = _count_scale_groups(head_dim) * CODE_BYTES
     codes.copy_(stored[..., :of_codes].reshape(codes.shape))
     scales.copy_(stored[..., of_codes:].reshape(scales.shape))
 
 
-def _view_by_position(arena: torch.Tensor, head_dim: int, is_keys: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _view_arena_by_position(
+    arena: torch.Tensor, head_dim: int, is_keys: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return views of an arena's 4-bit codes and scales, ordered by position within each block."""
     kv_heads, _, wide = arena.shape
     groups = _count_scale_groups(head_dim)

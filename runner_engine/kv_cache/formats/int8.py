@@ -48,8 +48,8 @@ def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Ten
     return (stored[..., :-SCALE_BYTES].float() * scale).to(dtype)
 
 
-def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
-    numbers, scales = _view_by_position(arena, pair_size, is_keys)
+def read_kv_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool) -> torch.Tensor:
+    numbers, scales = _view_arena_by_position(arena, pair_size, is_keys)
     kv_heads, places, width = arena.shape
     return torch.cat(
         (
@@ -60,16 +60,16 @@ def read_blocks(arena: torch.Tensor, head_dim: int, pair_size: int, is_keys: boo
     )
 
 
-def write_blocks(
+def write_kv_blocks(
     arena: torch.Tensor, stored: torch.Tensor, head_dim: int, pair_size: int, is_keys: bool
 ) -> None:
     stored = torch.nn.functional.pad(stored, (0, 0, 0, -stored.shape[1] % LANES))
-    numbers, scales = _view_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
+    numbers, scales = _view_arena_by_position(arena[:, : stored.shape[1]], pair_size, is_keys)
     numbers.copy_(stored[..., :-SCALE_BYTES].reshape(numbers.shape))
     scales.copy_(stored[..., -SCALE_BYTES:].reshape(scales.shape))
 
 
-def _view_by_position(
+def _view_arena_by_position(
     arena: torch.Tensor, pair_size: int, is_keys: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return views of an arena's 8-bit codes and scales, ordered by position within each block."""

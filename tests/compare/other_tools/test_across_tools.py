@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from other_logs import INSPECT, Members, changed_log
 
-from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
 
 DATA = INSPECT.parent
 NONE, EVALSCOPE, LIGHTEVAL = (INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole")
@@ -61,7 +61,9 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
     assert row["metrics"]["correct"] == 18
     assert 22 + comparison["wins"] - comparison["losses"] == 18
     assert comparison["losses"] <= 6, "by their ids, other questions would be lost"
-    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
+    assert comparison["p"] == pytest.approx(
+        compute_exact_mcnemar_p_value(comparison["wins"], comparison["losses"])
+    )
 
 
 def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> None:
@@ -76,7 +78,9 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
     comparison = row["comparison"]
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
-    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(comparison["wins"], comparison["losses"]))
+    assert comparison["p"] == pytest.approx(
+        compute_exact_mcnemar_p_value(comparison["wins"], comparison["losses"])
+    )
     assert paired_by_text(24, of=(24, 24)) in comparison["remark"]
     scorers = "(match in the baseline, exact_match flexible-extract in this run)"
     assert f"the scorers {scorers}" in comparison["remark"]

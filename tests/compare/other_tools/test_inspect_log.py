@@ -12,7 +12,7 @@ import pytest
 from changed_logs import wrong_type
 from other_logs import INSPECT, Members, changed_log, log_of, unequal_questions
 
-from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
 
 MODEL = "openai-api/runner/embedded"
 VERDICTS = ("--task", "problems")  # and not the numbers of another score of these logs
@@ -38,7 +38,7 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
     assert cut_off["config"] == {"model.name": MODEL, "generation.max_tokens": "16"}
     comparison = cut_off["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 22, 2)
-    assert comparison["p"] == pytest.approx(mcnemar_exact_p_value(0, 22))
+    assert comparison["p"] == pytest.approx(compute_exact_mcnemar_p_value(0, 22))
     assert comparison["finding"] == "worse"
     assert nf4["config"]["model.name"] == f"{MODEL}+nf4"
     assert nf4["comparison"]["ties"] == 24

@@ -21,7 +21,7 @@ from runner_compare.readers import inspect_log, inspect_samples
 def seconds(path: Path) -> float:
     """Return the processor time of reading a log, which other processes do not lengthen much."""
     begun = time.process_time()
-    inspect_log.read(path, b"")
+    inspect_log.read_tool_file(path, b"")
     return time.process_time() - begun
 
 
@@ -36,10 +36,10 @@ def test_time_grows_with_the_samples_and_not_with_their_square(tmp_path: Path) -
 def test_only_what_is_compared_is_kept(tmp_path: Path) -> None:
     samples, size = 60, 300_000
     path = large_archive(tmp_path / "a.eval", samples, extra_bytes=size)
-    inspect_log.read(path, b"")
+    inspect_log.read_tool_file(path, b"")
     tracemalloc.start()
     try:
-        tool_file = inspect_log.read(path, b"")
+        tool_file = inspect_log.read_tool_file(path, b"")
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -85,7 +85,7 @@ def test_a_small_archive_does_not_fill_the_memory(rejected: Any, tmp_path: Path,
     tracemalloc.start()
     try:
         if key == "events":  # which are not read at all
-            assert inspect_log.read(path, b"").runs
+            assert inspect_log.read_tool_file(path, b"").runs
         else:
             assert f"{key} has 22 MiB, which exceeds the size limit" in rejected(path)
         peak = tracemalloc.get_traced_memory()[1]

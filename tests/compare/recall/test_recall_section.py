@@ -47,7 +47,7 @@ class Planted(Reader):
         """Return what is given for the run."""
         return self.answers[run.run_id]
 
-    of_baseline = load_answers
+    load_baseline_answers = load_answers
 
 
 def planted(right: Mapping[int, int], lost_depth: float | None = None) -> Answers:

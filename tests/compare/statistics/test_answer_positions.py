@@ -10,8 +10,8 @@ from runner_base.generated_positions import split_by_generated_position
 from runner_compare.statistics import Finding, decide_comparisons
 from runner_compare.statistics.answer_positions import (
     compute_metrics_by_generated_position,
-    create_growth_tests,
-    find_growth_start,
+    create_kl_growth_tests,
+    find_kl_growth_start,
 )
 
 
@@ -36,8 +36,8 @@ def draw_answers(lengths: list[int], kl_by_bin: dict[int, float], seed: int = 0)
 
 
 def find_start(answers: list[Likelihood], clusters: dict[int, str | None] | None = None) -> int | None:
-    tests = create_growth_tests(answers, clusters or {})
-    return find_growth_start(dict(zip(tests, decide_comparisons(tests.values()), strict=True)))
+    tests = create_kl_growth_tests(answers, clusters or {})
+    return find_kl_growth_start(dict(zip(tests, decide_comparisons(tests.values()), strict=True)))
 
 
 FLAT = dict.fromkeys((0, 16, 64, 256, 1024, 4096), 0.1)
@@ -59,7 +59,7 @@ def test_the_effect_is_that_of_the_same_answers() -> None:
     metrics = compute_metrics_by_generated_position(answers, {})
     rates = [metrics[f"kl_nats_per_token/generated_{first}"] for first in (0, 16, 1024)]
     assert rates[2] > 1.5 * rates[0]
-    tests = create_growth_tests(answers, {})
+    tests = create_kl_growth_tests(answers, {})
     assert [*tests] == [64, 256, 1024]
     assert [abs(test.effect.value) < 1e-12 for test in tests.values()] == [True] * 3
     assert [test.effect.n for test in tests.values()] == [120, 60, 60]
@@ -67,11 +67,11 @@ def test_the_effect_is_that_of_the_same_answers() -> None:
 
 def test_bins_that_fewer_than_fifty_samples_reach_are_not_tested() -> None:
     answers = draw_answers([2000] * 49 + [900] * 51, FLAT | {1024: 9.0})
-    assert [*create_growth_tests(answers, {})] == [64, 256]
+    assert [*create_kl_growth_tests(answers, {})] == [64, 256]
     in_pairs: dict[int, str | None] = {unit: f"prompt {unit // 2}" for unit in range(100)}
-    assert [*create_growth_tests(answers, in_pairs)] == [64, 256]
+    assert [*create_kl_growth_tests(answers, in_pairs)] == [64, 256]
     in_fours: dict[int, str | None] = {unit: f"prompt {unit // 4}" for unit in range(100)}
-    assert create_growth_tests(answers, in_fours) == {}
+    assert create_kl_growth_tests(answers, in_fours) == {}
 
 
 def test_clusters_are_the_samples() -> None:
@@ -94,7 +94,7 @@ def test_answers_without_a_reference_have_a_loss_and_no_test() -> None:
         )
         for unit in range(60)
     ]
-    assert create_growth_tests(answers, {}) == {}
+    assert create_kl_growth_tests(answers, {}) == {}
     metrics = compute_metrics_by_generated_position(answers, {})
     assert metrics["loss_nats_per_token/generated_0"] == 0.25
     assert not any(key.startswith(("kl_", "top_1")) for key in metrics)
@@ -103,13 +103,13 @@ def test_answers_without_a_reference_have_a_loss_and_no_test() -> None:
 def test_the_correction_covers_all_bins_and_candidates() -> None:
     """The same answers among many candidates of constant divergence have a wider interval."""
     answers = draw_answers([2000] * 60, FLAT | {256: 0.13, 1024: 0.13})
-    (alone,) = decide_comparisons([create_growth_tests(answers, {})[256]])
+    (alone,) = decide_comparisons([create_kl_growth_tests(answers, {})[256]])
     others = [
         test
         for seed in range(1, 6)
-        for test in create_growth_tests(draw_answers([2000] * 60, FLAT, seed), {}).values()
+        for test in create_kl_growth_tests(draw_answers([2000] * 60, FLAT, seed), {}).values()
     ]
-    among = decide_comparisons([create_growth_tests(answers, {})[256], *others])[0]
+    among = decide_comparisons([create_kl_growth_tests(answers, {})[256], *others])[0]
     assert (alone.finding, alone.comparisons, among.comparisons) == (Finding.worse, 1, 16)
     assert among.simultaneous_low < alone.simultaneous_low
     assert among.p_holm > alone.p_holm

@@ -6,25 +6,27 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from runner_compare.statistics.bounded_means import compute_mean_p_value, compute_nonpositive_sum_chance
+from runner_compare.statistics.bounded_means import compute_mean_p_value, compute_nonpositive_sum_probability
 
 
 def test_the_chance_is_exact() -> None:
-    assert compute_nonpositive_sum_chance(np.array([0.1, -1.0]), np.array([10, 1])) == pytest.approx(
+    assert compute_nonpositive_sum_probability(np.array([0.1, -1.0]), np.array([10, 1])) == pytest.approx(
         (10 / 11) ** 10
     )
-    assert compute_nonpositive_sum_chance(np.array([1.0, -1.0]), np.array([50, 1])) == pytest.approx(2.0**-50)
-    assert compute_nonpositive_sum_chance(np.array([1.0, -1.0]), np.array([1, 50])) == pytest.approx(
+    assert compute_nonpositive_sum_probability(np.array([1.0, -1.0]), np.array([50, 1])) == pytest.approx(
+        2.0**-50
+    )
+    assert compute_nonpositive_sum_probability(np.array([1.0, -1.0]), np.array([1, 50])) == pytest.approx(
         1 - 2.0**-50
     )
     generator = np.random.default_rng(0)
     values = generator.normal(0.3, 1, 12)
     drawn = (generator.exponential(size=(200_000, 12)) @ values <= 0).mean()
-    assert compute_nonpositive_sum_chance(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
-    assert compute_nonpositive_sum_chance(np.array([1.0, 2.0]), np.ones(2)) == 0
+    assert compute_nonpositive_sum_probability(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
+    assert compute_nonpositive_sum_probability(np.array([1.0, 2.0]), np.ones(2)) == 0
     assert (
-        compute_nonpositive_sum_chance(np.array([-1.0, 0.0]), np.ones(2))
-        == compute_nonpositive_sum_chance(np.zeros(2), np.ones(2))
+        compute_nonpositive_sum_probability(np.array([-1.0, 0.0]), np.ones(2))
+        == compute_nonpositive_sum_probability(np.zeros(2), np.ones(2))
         == 1
     )
 

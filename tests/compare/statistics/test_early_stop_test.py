@@ -16,7 +16,7 @@ from runner_compare.statistics.early_stop_test import (
     ErrorParts,
 )
 from runner_compare.statistics.sequential import Side
-from runner_compare.statistics.stats import mcnemar_exact_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
 
 Pair = tuple[bool, bool]
 WIN, LOSS, TIE = (True, False), (False, True), (True, True)
@@ -53,7 +53,7 @@ def test_the_final_test_decides_what_the_always_valid_test_left_open() -> None:
     assert seen.interval[0] > -0.02
     worse = ended(WORSE, WITH_FINAL_TEST)
     assert (worse.sequential.decision, worse.decision) == (Side.open, Side.worse)
-    assert worse.p == pytest.approx(mcnemar_exact_p_value(26, 52) / WITH_FINAL_TEST.final)
+    assert worse.p == pytest.approx(compute_exact_mcnemar_p_value(26, 52) / WITH_FINAL_TEST.final)
     assert worse.interval[1] < 0
 
 

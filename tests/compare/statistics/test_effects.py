@@ -31,13 +31,13 @@ from runner_compare.statistics import (
 from runner_compare.statistics.effects import compute_margin_p_value
 from runner_compare.statistics.planning import find_smallest_detectable_difference
 from runner_compare.statistics.ratios import (
+    compute_ratio_standard_error,
     find_detectable_ratio_difference,
     kurtosis,
-    ratio_standard_error,
     skewness,
 )
 from runner_compare.statistics.run_ratios import plan_runs_per_job
-from runner_compare.statistics.stats import detectable_unpaired_difference
+from runner_compare.statistics.stats import find_detectable_unpaired_difference
 
 
 def ratio(measure: str, p: float, value: float = 2.0) -> Known:
@@ -115,9 +115,9 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     likelihood = SignFlipTest(differences, sizes, "token")
     paired, unpaired, of_likelihood = (it.detectable for it in decide_comparisons([*of_verdicts, likelihood]))
     assert paired == find_smallest_detectable_difference(500, 30 / 500, alpha=0.05 / 2)
-    assert unpaired == detectable_unpaired_difference(400, 500, 620 / 900, alpha=0.05 / 2)
+    assert unpaired == find_detectable_unpaired_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
-    error, tails = ratio_standard_error(differences, sizes), kurtosis(differences, sizes)
+    error, tails = compute_ratio_standard_error(differences, sizes), kurtosis(differences, sizes)
     assert of_likelihood == find_detectable_ratio_difference(
         error, 5, 0.05, scaled_skewness=bend, kurtosis=tails
     )

@@ -25,10 +25,10 @@ from runner_compare.statistics.margins import (
 )
 from runner_compare.statistics.sequential import SequentialPairs, Side
 from runner_compare.statistics.stats import (
-    paired_difference_interval,
-    paired_difference_p_value,
-    unpaired_difference_interval,
-    unpaired_difference_p_value,
+    compute_paired_difference_interval,
+    compute_paired_difference_p_value,
+    compute_unpaired_difference_interval,
+    compute_unpaired_difference_p_value,
 )
 
 
@@ -46,7 +46,7 @@ def test_the_chance_is_that_of_drawn_tables() -> None:
     win, loss = (rate + difference) / 2, (rate - difference) / 2
     tables = generator.multinomial(n, [win, loss, 1 - rate], size=4000)
     accepted = [
-        (wins - losses) / n > -margin and paired_difference_p_value(wins, losses, n, -margin) < 0.05
+        (wins - losses) / n > -margin and compute_paired_difference_p_value(wins, losses, n, -margin) < 0.05
         for wins, losses, _ in tables.tolist()
     ]
     assert compute_non_inferiority_power(n, margin, rate, difference=difference) == pytest.approx(
@@ -81,17 +81,17 @@ def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_co
 
 @pytest.mark.parametrize("table", [(12, 3, 200), (3, 12, 200), (7, 7, 50), (0, 5, 60), (30, 1, 60)])
 def test_p_against_the_ends_of_an_interval_is_its_level(table: tuple[int, int, int]) -> None:
-    for end in paired_difference_interval(*table):
-        assert paired_difference_p_value(*table, end) == pytest.approx(0.05, abs=1e-6)
+    for end in compute_paired_difference_interval(*table):
+        assert compute_paired_difference_p_value(*table, end) == pytest.approx(0.05, abs=1e-6)
     one, other, n = table
     counts = (one, n, other, n + 7)
-    for end in unpaired_difference_interval(*counts):
-        assert unpaired_difference_p_value(*counts, end) == pytest.approx(0.05, abs=1e-6)
+    for end in compute_unpaired_difference_interval(*counts):
+        assert compute_unpaired_difference_p_value(*counts, end) == pytest.approx(0.05, abs=1e-6)
 
 
 def test_p_of_unpaired_accuracies_that_are_far_from_a_margin_is_tiny() -> None:
-    assert 0 < unpaired_difference_p_value(180, 200, 150, 200, -0.2) < 1e-11
-    assert 0 < unpaired_difference_p_value(200, 200, 0, 200, -0.9) < 1e-11
+    assert 0 < compute_unpaired_difference_p_value(180, 200, 150, 200, -0.2) < 1e-11
+    assert 0 < compute_unpaired_difference_p_value(200, 200, 0, 200, -0.9) < 1e-11
 
 
 @pytest.mark.slow

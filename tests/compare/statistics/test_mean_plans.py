@@ -17,7 +17,7 @@ from runner_compare.statistics.mean_plans import (
     simulate_mean_loss_power,
 )
 from runner_compare.statistics.paired_means import MeanDifference
-from runner_compare.statistics.ratios import sign_flip_p_value
+from runner_compare.statistics.ratios import compute_sign_flip_p_value
 
 DRAWS = 200
 SLACK = 0.05  # by which a power may be off what is said
@@ -79,7 +79,7 @@ def test_the_power_is_that_of_the_test_that_decides() -> None:
     assert powers[-1] > 0.99
     rows = generator.choice([-2.0, -1.0, 0.0, 0.0, 0.0, 1.0], size=(30, 14))
     assert compute_sign_flip_p_values(rows) == pytest.approx(
-        [sign_flip_p_value(row.tolist()) for row in rows]
+        [compute_sign_flip_p_value(row.tolist()) for row in rows]
     )
 
 
@@ -98,7 +98,7 @@ def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size
         further = round(needed / size)
         drawn = noise(generator, further, size, differ).ravel().tolist()
         it = MeanDifference.from_differences(drawn, [at // size for at in range(len(drawn))])
-        shown += it.p_value_at(-0.05) < 0.05 and it.difference > -0.05
+        shown += it.compute_p_value_against(-0.05) < 0.05 and it.difference > -0.05
     least, most = binom.ppf([0.001, 0.999], DRAWS // 2, [0.75, 0.88])
     assert least <= shown <= most
     normal = NormalDist()

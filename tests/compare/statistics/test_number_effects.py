@@ -7,7 +7,7 @@ import pytest
 from runner_compare.metrics import BetterDirection
 from runner_compare.statistics import Decision, Finding, MetricFlipTest, decide_comparisons
 from runner_compare.statistics.methods.metric_flips import MIN_DIFFERING
-from runner_compare.statistics.stats import paired_difference_interval
+from runner_compare.statistics.stats import compute_paired_difference_interval
 
 THEIRS = [0.0, 1.0, 1.0, 0.5, 0.2] * 20
 
@@ -22,14 +22,14 @@ def of(ours: list[float], better: BetterDirection = BetterDirection.higher) -> D
 
 def test_numbers_that_are_all_the_same_may_still_differ_in_other_questions() -> None:
     it = of(THEIRS)
-    assert (it.low, it.high) == pytest.approx(paired_difference_interval(0, 0, 100))
+    assert (it.low, it.high) == pytest.approx(compute_paired_difference_interval(0, 0, 100))
     assert (it.value, it.p, it.finding) == (0.0, 1.0, Finding.open)
     assert it.test.compute_p_value(-0.02) > 0.05 > it.test.compute_p_value(-0.2)
 
 
 def test_few_differing_questions_count_by_the_range_of_the_numbers() -> None:
     it = of([0.9 if index < 2 else value for index, value in enumerate(THEIRS)])
-    low, high = paired_difference_interval(1, 1, 100)
+    low, high = compute_paired_difference_interval(1, 1, 100)
     assert it.low == pytest.approx(low)
     assert it.high > high, "a gain of 0.9 is likelier than a loss of 0.1 to be missing here"
     many = of([value + 0.01 * (-1) ** index for index, value in enumerate(THEIRS)])

@@ -30,7 +30,7 @@ def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[floa
     if min(map(len, map(set, (ours, theirs)))) > 1:  # scipy warns of equal values
         welch = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
         assert math.log(over.ratio) / over.error == pytest.approx(welch.statistic, abs=1e-6)
-        assert over.p_value_at(1.0) >= min(1.0, welch.pvalue) - 1e-9, (
+        assert over.compute_p_value_against(1.0) >= min(1.0, welch.pvalue) - 1e-9, (
             "the smaller side's degrees of freedom are fewer"
         )
 
@@ -41,9 +41,13 @@ def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
     ours: list[float], theirs: list[float], alpha: float
 ) -> None:
     over = RunRatio.from_runs(ours, theirs)
-    for end, outwards in zip(over.interval(alpha), (0.999, 1.001), strict=True):
+    for end, outwards in zip(over.compute_interval(alpha), (0.999, 1.001), strict=True):
         if over.error and min_p_value(over.runs) < alpha:
-            assert over.p_value_at(end / outwards) > alpha > over.p_value_at(end * outwards)
+            assert (
+                over.compute_p_value_against(end / outwards)
+                > alpha
+                > over.compute_p_value_against(end * outwards)
+            )
         elif not over.error:
             assert end == pytest.approx(over.ratio)
 
@@ -53,15 +57,17 @@ def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
 def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> None:
     over, turned = RunRatio.from_runs(ours, theirs), RunRatio.from_runs(theirs, ours)
     assert turned.ratio == pytest.approx(1 / over.ratio)
-    assert turned.p_value_at(1 / 1.1) == pytest.approx(over.p_value_at(1.1), rel=1e-6)
+    assert turned.compute_p_value_against(1 / 1.1) == pytest.approx(
+        over.compute_p_value_against(1.1), rel=1e-6
+    )
 
 
 def test_runs_of_two_modes_bound_p() -> None:
     """All of one side in one mode, all of the other in the other: two equally likely modes do that
     by themselves."""
     over = RunRatio.from_runs([100.0] * 3, [110.0] * 3)
-    assert over.p_value_at(1.0) == min_p_value(6) == 2 / 2**6
-    assert RunRatio.from_runs([100.0] * 3, [100.0] * 5).p_value_at(1.0) == 1.0
+    assert over.compute_p_value_against(1.0) == min_p_value(6) == 2 / 2**6
+    assert RunRatio.from_runs([100.0] * 3, [100.0] * 5).compute_p_value_against(1.0) == 1.0
 
 
 def test_the_fewest_runs_are_those_that_can_show_anything() -> None:
@@ -84,7 +90,7 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
     found = sum(
-        RunRatio.from_runs(*pair).p_value_at(1.0) < alpha
+        RunRatio.from_runs(*pair).compute_p_value_against(1.0) < alpha
         for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
     assert found / 600 == pytest.approx(compute_run_ratio_power(runs, distance, alpha), abs=0.06)

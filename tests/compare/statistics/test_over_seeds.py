@@ -13,7 +13,7 @@ from runner_compare.statistics import ALPHA, MeanFlipTest, Method, SeedTest, sta
 from runner_compare.statistics.seed_means import (
     CrossedMean,
     ErrorComponent,
-    accuracy_interval_over_seeds,
+    compute_accuracy_interval_over_seeds,
     compute_combined_error_bound,
     compute_difference_p_value,
     compute_exact_interval_over_seeds,
@@ -45,7 +45,7 @@ def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
     apart = CrossedMean.from_difference(values, [[0.0] * 4])
     assert apart.mean == pytest.approx(mean.mean)
     assert len(apart.parts) == 2, "the baseline has one seed"
-    assert CrossedMean.from_values([[1.0]]).interval() == (-math.inf, math.inf)
+    assert CrossedMean.from_values([[1.0]]).compute_interval() == (-math.inf, math.inf)
 
 
 def test_questions_of_a_family_count_as_one() -> None:
@@ -79,22 +79,22 @@ def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> N
     inside, alone = 0, 0
     for _ in range(jobs):
         solved = drawn(draw, seeds, 150, apart)
-        low, high = accuracy_interval_over_seeds(solved)
+        low, high = compute_accuracy_interval_over_seeds(solved)
         inside += low <= 0.7 <= high
         part = estimate_question_error(np.mean(solved, axis=0).tolist())
-        alone += bool(abs(np.mean(solved) - 0.7) <= part.error_bound(ALPHA, True))
+        alone += bool(abs(np.mean(solved) - 0.7) <= part.compute_error_bound(ALPHA, True))
     assert stats.wilson_interval(inside, jobs)[1] >= 0.94
     if apart == 0.4:
         assert stats.wilson_interval(alone, jobs)[1] < 0.90
 
 
 def test_the_interval_at_the_ends_is_not_empty() -> None:
-    low, high = accuracy_interval_over_seeds([[True] * 40] * 5)
+    low, high = compute_accuracy_interval_over_seeds([[True] * 40] * 5)
     assert high == 1.0
     assert 0.8 < low < 0.95, "as 40 questions show, and not as 200 answers"
-    assert accuracy_interval_over_seeds([[False] * 40] * 5) == pytest.approx((0.0, 1 - low))
-    assert accuracy_interval_over_seeds([[True], [True]]) == (0.0, 1.0), "one question"
-    few = accuracy_interval_over_seeds([[True] * 40] * 5, [index // 10 for index in range(40)])
+    assert compute_accuracy_interval_over_seeds([[False] * 40] * 5) == pytest.approx((0.0, 1 - low))
+    assert compute_accuracy_interval_over_seeds([[True], [True]]) == (0.0, 1.0), "one question"
+    few = compute_accuracy_interval_over_seeds([[True] * 40] * 5, [index // 10 for index in range(40)])
     assert few[0] < low, "four families say less"
 
 
@@ -146,16 +146,16 @@ def test_an_end_over_seeds_is_at_least_that_of_questions_and_that_of_seeds() -> 
     """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7
     %."""
     draw, times = np.random.default_rng(3), 400
-    missed = {accuracy_interval_over_seeds: 0, compute_exact_interval_over_seeds: 0}
+    missed = {compute_accuracy_interval_over_seeds: 0, compute_exact_interval_over_seeds: 0}
     for _ in range(times):
         solvable = draw.random(50) >= 0.03
         for interval in missed:
             missed[interval] += interval([solvable.tolist()] * 3)[1] < 0.97
     assert missed[compute_exact_interval_over_seeds] <= 0.025 * times + 2 * math.sqrt(0.025 * times)
-    assert missed[accuracy_interval_over_seeds] > missed[compute_exact_interval_over_seeds]
+    assert missed[compute_accuracy_interval_over_seeds] > missed[compute_exact_interval_over_seeds]
     apart = [[True] * 50, [True] * 45 + [False] * 5, [True] * 40 + [False] * 10]
     (low, high), (exact_low, exact_high) = (
-        accuracy_interval_over_seeds(apart),
+        compute_accuracy_interval_over_seeds(apart),
         compute_exact_interval_over_seeds(apart),
     )
     assert exact_low <= low < high <= exact_high

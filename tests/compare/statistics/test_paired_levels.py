@@ -12,10 +12,10 @@ from scipy.special import gammaln
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.stats import (
     adjust_grouped_p_values,
+    compute_exact_mcnemar_p_value,
+    compute_paired_difference_interval,
+    compute_paired_difference_p_value,
     holm_adjust,
-    mcnemar_exact_p_value,
-    paired_difference_interval,
-    paired_difference_p_value,
 )
 
 MARGINS = (0.005, 0.02, 0.1, 0.2)
@@ -47,11 +47,11 @@ def most_wrong(n: int) -> dict[int, float]:
     the level."""
     wins, losses = tables(n)
     pairs = list(zip(wins.tolist(), losses.tolist(), strict=True))
-    p = np.array([mcnemar_exact_p_value(*it) for it in pairs])
+    p = np.array([compute_exact_mcnemar_p_value(*it) for it in pairs])
     estimate = (wins - losses) / n
     largest = dict.fromkeys(COMPARISONS, 0.0)
     for margin in MARGINS:
-        p_margin = np.array([paired_difference_p_value(*it, n, -margin) for it in pairs])
+        p_margin = np.array([compute_paired_difference_p_value(*it, n, -margin) for it in pairs])
         for comparisons in COMPARISONS:
             level = ALPHA / comparisons
             better, worse = (p < level) & (estimate > 0), (p < level) & (estimate < 0)
@@ -87,7 +87,7 @@ def test_all_wrong_words_together_keep_to_the_level_at_any_n(n: int) -> None:
 )
 def test_intervals_hold_95_percent_exactly(n: int, truth: float, rate: float) -> None:
     pairs = zip(*(one.tolist() for one in tables(n)), strict=True)
-    ends = np.array([paired_difference_interval(wins, losses, n) for wins, losses in pairs])
+    ends = np.array([compute_paired_difference_interval(wins, losses, n) for wins, losses in pairs])
     holds = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
     assert float(chances(n, truth, rate)[holds].sum()) >= 0.95
 
@@ -100,7 +100,7 @@ def test_few_discordant_pairs_are_not_too_many_errors() -> None:
     few = wins + losses < 30
     ps = np.array(
         [
-            paired_difference_p_value(*it, n, -margin)
+            compute_paired_difference_p_value(*it, n, -margin)
             for it in zip(wins[few].tolist(), losses[few].tolist(), strict=True)
         ]
     )

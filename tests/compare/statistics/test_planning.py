@@ -20,7 +20,7 @@ from runner_compare.statistics.planning import (
     plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import find_detectable_ratio_difference
-from runner_compare.statistics.stats import mcnemar_exact_p_value
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
 
 
 @pytest.mark.sampled(7)
@@ -34,7 +34,7 @@ def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, a
     power = 0.0
     for discordant in range(n + 1):
         for losses in range(discordant // 2 + 1, discordant + 1):
-            if mcnemar_exact_p_value(discordant - losses, losses) < alpha:
+            if compute_exact_mcnemar_p_value(discordant - losses, losses) < alpha:
                 power += binom.pmf(discordant, n, rate) * binom.pmf(losses, discordant, loses)
     assert compute_detection_power(n, noise, difference, alpha) == pytest.approx(power, abs=1e-7)
 

@@ -14,17 +14,17 @@ from runner_compare.statistics.ratios import (
     MIN_TEXTS,
     compute_paired_p_value,
     compute_paired_ratio_interval,
+    compute_ratio_interval,
+    compute_ratio_standard_error,
+    compute_sign_flip_p_value,
     find_detectable_concentrated_loss,
     find_detectable_ratio_difference,
     get_one_sided_p_value_factor,
     get_p_value_factor,
     kurtosis,
-    ratio_interval,
     ratio_of_sums,
-    ratio_standard_error,
     remove_skewness,
     restore_skewness,
-    sign_flip_p_value,
     skewness,
 )
 
@@ -35,18 +35,18 @@ NATS = [-3.0, -20.5, -9.0, -28.0, -17.0, -2.0]
 def test_few_or_infinite_samples_have_no_interval_and_ends_stay_in_the_possible_range() -> None:
     values = [0.1, 0.5] * (MIN_TEXTS // 2)
     ones = [1.0] * MIN_TEXTS
-    assert ratio_interval(values[:-1], ones[:-1]) is None
-    assert ratio_interval([math.inf, *values[1:]], ones) is None
+    assert compute_ratio_interval(values[:-1], ones[:-1]) is None
+    assert compute_ratio_interval([math.inf, *values[1:]], ones) is None
     half = reference.t.ppf(1 - 0.05 / get_one_sided_p_value_factor(MIN_TEXTS) / 2, MIN_TEXTS - 1)
     expected = half * reference.sem(values)
-    assert ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
-    assert ratio_interval(values, ones, lower=0.29, upper=0.31) == (0.29, 0.31)
+    assert compute_ratio_interval(values, ones) == pytest.approx((0.3 - expected, 0.3 + expected))
+    assert compute_ratio_interval(values, ones, lower=0.29, upper=0.31) == (0.29, 0.31)
 
 
 def test_each_end_of_an_interval_is_farther_than_that_of_paired_differences() -> None:
     draw = Random(4)
     skewed, ones = [draw.expovariate(1) for _ in range(60)], [1.0] * 60
-    low, high = ratio_interval(skewed, ones) or (0.0, 0.0)
+    low, high = compute_ratio_interval(skewed, ones) or (0.0, 0.0)
     cautious_low, cautious_high = compute_paired_ratio_interval(skewed, ones)
     assert low < cautious_low
     assert high > cautious_high
@@ -58,8 +58,8 @@ def test_the_error_counts_samples_and_not_tokens() -> None:
     residuals = [nats - centre * tokens for nats, tokens in zip(NATS, TOKENS, strict=True)]
     expected = math.sqrt(6 / 5 * sum(one * one for one in residuals)) / sum(TOKENS)
     assert ratio_of_sums(NATS, TOKENS) == pytest.approx(centre)
-    assert ratio_standard_error(NATS, TOKENS) == pytest.approx(expected)
-    assert ratio_standard_error([1.0], [2.0]) == math.inf
+    assert compute_ratio_standard_error(NATS, TOKENS) == pytest.approx(expected)
+    assert compute_ratio_standard_error([1.0], [2.0]) == math.inf
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4, 2.0])
@@ -69,7 +69,7 @@ def test_few_flips_are_counted_as_scipy_counts_them(shift: float) -> None:
     expected = reference.permutation_test(
         (values,), sum, permutation_type="samples", n_resamples=math.inf
     ).pvalue
-    assert sign_flip_p_value(values) == pytest.approx(expected)
+    assert compute_sign_flip_p_value(values) == pytest.approx(expected)
 
 
 def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> None:
@@ -78,13 +78,13 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
     # the studentized sum, near normal
     t = sum(values) / math.sqrt(sum(one * one for one in values))
     assert (
-        sign_flip_p_value(values)
-        == sign_flip_p_value(values)
+        compute_sign_flip_p_value(values)
+        == compute_sign_flip_p_value(values)
         == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
     )
-    assert sign_flip_p_value([1.0] * 40) == 1 / 10_000
-    assert sign_flip_p_value([0.0] * 40) == 1.0
-    assert sign_flip_p_value([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
+    assert compute_sign_flip_p_value([1.0] * 40) == 1 / 10_000
+    assert compute_sign_flip_p_value([0.0] * 40) == 1.0
+    assert compute_sign_flip_p_value([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
 
 
 @pytest.mark.parametrize(("n", "shift"), [(15, 0), (50, 0), (203, 0), (203, 1)])
@@ -97,7 +97,7 @@ def test_flips_are_drawn_as_bits_of_pythons_generator(n: int, shift: int) -> Non
         bits = int.from_bytes(draw(-(-n // 8)), "little")
         flipped = sum(it if bits >> at & 1 else -it for at, it in enumerate(values))
         reached += abs(flipped) >= abs(sum(values))
-    assert sign_flip_p_value(values) == (
+    assert compute_sign_flip_p_value(values) == (
         reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS)
     )
 
@@ -109,9 +109,11 @@ def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_ti
     values, ones = [draw.gauss(0.5, 1) + 0.2 for _ in range(20)], [1.0] * 20
     t, skew = reference.ttest_1samp(values, 0).statistic, reference.skew(values)
     by_hall = 2 * reference.t.sf(abs(remove_skewness(t, skew / math.sqrt(20))), 19)
-    assert compute_paired_p_value(values, ones) == pytest.approx(4 * max(sign_flip_p_value(values), by_hall))
+    assert compute_paired_p_value(values, ones) == pytest.approx(
+        4 * max(compute_sign_flip_p_value(values), by_hall)
+    )
     assert compute_paired_p_value(values, ones, 2.0) == pytest.approx(
-        2 * max(sign_flip_p_value(values), by_hall)
+        2 * max(compute_sign_flip_p_value(values), by_hall)
     )
     assert [get_p_value_factor(samples) for samples in (50, 79, 80, 199, 200)] == [4.0, 4.0, 3.0, 3.0, 2.0]
     assert compute_paired_p_value([1.0, -1.0], [1.0, 1.0]) == 1.0
@@ -125,7 +127,7 @@ def test_one_side_of_skewed_differences_is_less_certain() -> None:
     assert skewness(skewed, ones) == pytest.approx(reference.skew(skewed))
     assert kurtosis(skewed, ones) == pytest.approx(reference.kurtosis(skewed, fisher=False))
     low, high = compute_paired_ratio_interval(skewed, ones)
-    mean, error = ratio_of_sums(skewed, ones), ratio_standard_error(skewed, ones)
+    mean, error = ratio_of_sums(skewed, ones), compute_ratio_standard_error(skewed, ones)
     half = reference.t.ppf(1 - 0.05 / 4 / 2, 59) * error
     assert high == pytest.approx(mean + half)
     assert low < mean - 1.1 * half  # the texts that are far below may be missing

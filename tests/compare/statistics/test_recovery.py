@@ -58,7 +58,9 @@ def test_a_perfect_baseline_gives_the_interval_of_the_difference(clusters: list[
     draw = np.random.default_rng(0)
     candidate = (draw.random(200) < 0.9).astype(float).tolist()
     found = recover(PairedAccuracies(candidate, [1.0] * 200, clusters))
-    low, high = MeanDifference.from_differences([value - 1 for value in candidate], clusters).interval()
+    low, high = MeanDifference.from_differences(
+        [value - 1 for value in candidate], clusters
+    ).compute_interval()
     assert (found.low, found.high) == pytest.approx((1 + low, 1 + high), abs=3e-4)
 
 

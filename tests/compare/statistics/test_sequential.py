@@ -17,8 +17,8 @@ from runner_compare.statistics.sequential import (
     Side,
     comparison_level,
     compute_log_e_value,
+    compute_sequential_p_value,
     confidence_percent,
-    sequential_p_value,
 )
 from runner_compare.statistics.stats import wilson_interval
 
@@ -37,9 +37,13 @@ def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
 
 
 def test_eight_pairs_that_all_point_one_way_decide_and_seven_do_not() -> None:
-    assert sequential_p_value(7, 0) == pytest.approx(0.0698, abs=1e-4)
-    assert sequential_p_value(8, 0) == sequential_p_value(0, 8) == pytest.approx(0.0402, abs=1e-4)
-    assert sequential_p_value(0, 0) == sequential_p_value(10, 10) == 1
+    assert compute_sequential_p_value(7, 0) == pytest.approx(0.0698, abs=1e-4)
+    assert (
+        compute_sequential_p_value(8, 0)
+        == compute_sequential_p_value(0, 8)
+        == pytest.approx(0.0402, abs=1e-4)
+    )
+    assert compute_sequential_p_value(0, 0) == compute_sequential_p_value(10, 10) == 1
 
 
 @pytest.mark.parametrize("difference", [-0.3, 0.0, 0.2])
@@ -134,7 +138,7 @@ def test_a_stricter_level_decides_later_and_has_a_wider_interval() -> None:
                 decided.setdefault(name, number)
     # 1.9 ** n / 9 and what the other shares add, against 40 and 200
     assert decided == {"few": 8, "many": 11}
-    assert sequential_p_value(11, 0) <= 0.01 < sequential_p_value(10, 0)
+    assert compute_sequential_p_value(11, 0) <= 0.01 < compute_sequential_p_value(10, 0)
     assert many.interval_low < few.interval_low
 
 

@@ -18,15 +18,15 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from runner_base.spreads import compute_percentiles, compute_relative_spread
 from runner_compare.statistics.stats import (
-    detectable_paired_difference,
-    detectable_unpaired_difference,
+    compute_exact_mcnemar_p_value,
+    compute_paired_difference_interval,
+    compute_student_quantile,
+    compute_unpaired_difference_interval,
+    find_detectable_paired_difference,
+    find_detectable_unpaired_difference,
     holm_adjust,
-    mcnemar_exact_p_value,
-    paired_difference_interval,
     student_p_value,
-    student_quantile,
     tango_interval,
-    unpaired_difference_interval,
     wilson_interval,
 )
 
@@ -88,24 +88,24 @@ def test_wilson_holds_the_estimate_and_is_symmetric(k: int, rest: int) -> None:
 )
 def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
     expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar_exact_p_value(b, c) == pytest.approx(expected, rel=1e-9)
+    assert compute_exact_mcnemar_p_value(b, c) == pytest.approx(expected, rel=1e-9)
 
 
 @given(counts, counts, counts)
 def test_mcnemar_is_statsmodels_on_random_tables(b: int, c: int, concordant: int) -> None:
     expected = mcnemar([[concordant, b], [c, 7]], exact=True).pvalue if b + c else 1.0
-    assert mcnemar_exact_p_value(b, c) == pytest.approx(expected, rel=1e-9)
+    assert compute_exact_mcnemar_p_value(b, c) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_stays_above_zero_for_thousands_of_pairs() -> None:
-    assert 0 < mcnemar_exact_p_value(0, 5000) < 1e-300
-    assert mcnemar_exact_p_value(10_000, 10_000) == 1.0
+    assert 0 < compute_exact_mcnemar_p_value(0, 5000) < 1e-300
+    assert compute_exact_mcnemar_p_value(10_000, 10_000) == 1.0
 
 
 @given(counts, counts)
 def test_mcnemar_is_symmetric_and_a_probability(b: int, c: int) -> None:
-    assert mcnemar_exact_p_value(b, c) == mcnemar_exact_p_value(c, b)
-    assert 0 < mcnemar_exact_p_value(b, c) <= 1
+    assert compute_exact_mcnemar_p_value(b, c) == compute_exact_mcnemar_p_value(c, b)
+    assert 0 < compute_exact_mcnemar_p_value(b, c) <= 1
 
 
 def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
@@ -115,7 +115,7 @@ def test_mcnemar_cries_wolf_at_most_once_in_twenty() -> None:
     for _ in range(trials):
         discordant = sum(generator.random() < 0.3 for _ in range(n))
         b = sum(generator.random() < 0.5 for _ in range(discordant))
-        false_alarms += mcnemar_exact_p_value(b, discordant - b) < 0.05
+        false_alarms += compute_exact_mcnemar_p_value(b, discordant - b) < 0.05
     noise = 3 * math.sqrt(0.05 * 0.95 / trials)
     assert 0 < false_alarms / trials <= 0.05 + noise
 
@@ -199,22 +199,22 @@ def test_tangos_published_example() -> None:
 
 
 def test_difference_at_the_edges() -> None:
-    assert paired_difference_interval(0, 0, 0) == (-1.0, 1.0)
-    low, high = paired_difference_interval(0, 0, 100)  # no discordant pair is not certainty
+    assert compute_paired_difference_interval(0, 0, 0) == (-1.0, 1.0)
+    low, high = compute_paired_difference_interval(0, 0, 100)  # no discordant pair is not certainty
     assert -low == pytest.approx(high)
     assert 0.03 < high < 0.04
-    assert paired_difference_interval(5, 0, 5)[1] == 1.0
-    assert paired_difference_interval(0, 5, 5)[0] == -1.0
+    assert compute_paired_difference_interval(5, 0, 5)[1] == 1.0
+    assert compute_paired_difference_interval(0, 5, 5)[0] == -1.0
 
 
 @given(pairs())
 def test_difference_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int]) -> None:
     b, c, n = table
-    low, high = paired_difference_interval(b, c, n)
+    low, high = compute_paired_difference_interval(b, c, n)
     assert -1 <= low <= high <= 1
     if n:
         assert low - 1e-12 <= (b - c) / n <= high + 1e-12
-    assert paired_difference_interval(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
+    assert compute_paired_difference_interval(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
 
 
 @pytest.mark.thorough
@@ -225,7 +225,7 @@ def test_difference_interval_covers_19_times_in_20() -> None:
     for _ in range(trials):
         draws = [generator.random() for _ in range(n)]
         b, c = sum(draw < 0.10 for draw in draws), sum(0.10 <= draw < 0.14 for draw in draws)
-        low, high = paired_difference_interval(b, c, n)
+        low, high = compute_paired_difference_interval(b, c, n)
         covered += low <= truth <= high
     assert covered / trials == pytest.approx(0.95, abs=0.025)
 
@@ -241,7 +241,9 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
     loses = (rate - difference) / (2 * rate)
     power = 0.0
     for discordant in range(n + 1):
-        rejected = [k for k in range(discordant // 2 + 1) if mcnemar_exact_p_value(discordant - k, k) < alpha]
+        rejected = [
+            k for k in range(discordant // 2 + 1) if compute_exact_mcnemar_p_value(discordant - k, k) < alpha
+        ]
         chance = stats.binom.pmf(discordant, n, rate)
         power += chance * stats.binom.cdf(max(rejected, default=-1), discordant, loses)
     return float(power)
@@ -251,7 +253,7 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.0), (60, 0.3), (200, 0.05), (200, 0.4)])
 def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: float, alpha: float) -> None:
-    difference = detectable_paired_difference(n, rate, alpha)
+    difference = find_detectable_paired_difference(n, rate, alpha)
     assert difference is not None
     # a loss beside the flips that noise makes
     on_top = exact_power(n, rate + difference, difference, alpha)
@@ -262,11 +264,11 @@ def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: floa
 
 
 def test_detectable_difference_shrinks_with_n_and_grows_with_disagreement_and_strictness() -> None:
-    base = detectable_paired_difference(500, 0.1)
+    base = find_detectable_paired_difference(500, 0.1)
     more, noisier, stricter = (
-        detectable_paired_difference(1000, 0.1),
-        detectable_paired_difference(500, 0.2),
-        detectable_paired_difference(500, 0.1, alpha=0.01),
+        find_detectable_paired_difference(1000, 0.1),
+        find_detectable_paired_difference(500, 0.2),
+        find_detectable_paired_difference(500, 0.1, alpha=0.01),
     )
     assert None not in (base, more, noisier, stricter)
     assert more < base < noisier  # type: ignore[operator]
@@ -275,7 +277,7 @@ def test_detectable_difference_shrinks_with_n_and_grows_with_disagreement_and_st
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_pairs_show_nothing(n: int) -> None:
-    assert detectable_paired_difference(n, 0.1) is None
+    assert find_detectable_paired_difference(n, 0.1) is None
 
 
 # ------------------------------------------------------------------------- two groups, other
@@ -286,7 +288,7 @@ def test_too_few_pairs_show_nothing(n: int) -> None:
 @given(two_groups())
 def test_the_hybrid_interval_joins_exact_ends_in_newcombes_way(table: tuple[int, int, int, int]) -> None:
     k1, n1, k2, n2 = table
-    low, high = unpaired_difference_interval(*table)
+    low, high = compute_unpaired_difference_interval(*table)
     if n1 and n2:
         (low1, high1), (low2, high2) = (
             proportion_confint(k, n, method="beta") for k, n in ((k1, n1), (k2, n2))
@@ -303,12 +305,14 @@ def test_the_hybrid_interval_holds_the_estimate_and_is_antisymmetric(
     table: tuple[int, int, int, int],
 ) -> None:
     k1, n1, k2, n2 = table
-    low, high = unpaired_difference_interval(*table)
+    low, high = compute_unpaired_difference_interval(*table)
     assert -1 <= low <= high <= 1
     if n1 and n2:
         assert low - 1e-12 <= k1 / n1 - k2 / n2 <= high + 1e-12
-    assert unpaired_difference_interval(k2, n2, k1, n1) == pytest.approx((-high, -low), abs=1e-12)
-    assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx((-high, -low), abs=1e-12)
+    assert compute_unpaired_difference_interval(k2, n2, k1, n1) == pytest.approx((-high, -low), abs=1e-12)
+    assert compute_unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx(
+        (-high, -low), abs=1e-12
+    )
 
 
 @pytest.mark.sampled(6)
@@ -319,7 +323,10 @@ def test_each_end_of_the_hybrid_interval_misses_in_at_most_2_5_percent_where_new
 ) -> None:
     """Summed over all tables, so without noise, for shares that differ by up to 20 points."""
     hybrid = np.array(
-        [[unpaired_difference_interval(one, n, other, n) for other in range(n + 1)] for one in range(n + 1)]
+        [
+            [compute_unpaired_difference_interval(one, n, other, n) for other in range(n + 1)]
+            for one in range(n + 1)
+        ]
     )
     newcombe = np.array([[newcombes(one, other, n) for other in range(n + 1)] for one in range(n + 1)])
     most = [0.0, 0.0]
@@ -377,7 +384,7 @@ def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
 ) -> None:
     """Whichever side is the better one, and whether the other is better or worse; near 0 and 1,
     where Fisher's test is far from its 5 %, it promises less than it keeps."""
-    difference = detectable_unpaired_difference(n1, n2, rate)
+    difference = find_detectable_unpaired_difference(n1, n2, rate)
     assert difference is not None
     others = [other for other in (rate - difference, rate + difference) if 0 <= other <= 1]
     powers = [
@@ -388,14 +395,14 @@ def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
 
 def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_nothing() -> None:
     few, many = (
-        detectable_unpaired_difference(100, 100, 0.7),
-        detectable_unpaired_difference(1000, 1000, 0.7),
+        find_detectable_unpaired_difference(100, 100, 0.7),
+        find_detectable_unpaired_difference(1000, 1000, 0.7),
     )
     assert few is not None
     assert many is not None
-    assert detectable_paired_difference(1000, 0.2) < many < few  # type: ignore[operator]
-    assert detectable_unpaired_difference(2, 2, 0.5) is None
-    assert detectable_unpaired_difference(0, 9, 0.5) is None
+    assert find_detectable_paired_difference(1000, 0.2) < many < few  # type: ignore[operator]
+    assert find_detectable_unpaired_difference(2, 2, 0.5) is None
+    assert find_detectable_unpaired_difference(0, 9, 0.5) is None
 
 
 # -------------------------------------------------------------------------------------- Student's t
@@ -404,8 +411,12 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.05 / 45, 1e-7])
 @pytest.mark.parametrize("freedom", [1, 2, 3, 10, 1001])
 def test_student_is_two_sided_and_no_p_is_zero(alpha: float, freedom: int) -> None:
-    assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-9)
-    assert student_p_value(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-9)
+    assert compute_student_quantile(alpha, freedom) == pytest.approx(
+        stats.t.isf(alpha / 2, freedom), rel=1e-9
+    )
+    assert student_p_value(-compute_student_quantile(alpha, freedom), freedom) == pytest.approx(
+        alpha, rel=1e-9
+    )
     assert student_p_value(0.0, freedom) == 1.0
     assert student_p_value(1e300, freedom) > 0
 

@@ -57,7 +57,7 @@ def expected(
 ) -> AttentionTerm:
     """Outputs, maxima and sums in float64."""
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
-    stored = places.store.read_stored(0, 0, reach)
+    stored = places.store.read_stored_kv(0, 0, reach)
     kinds = zip(heads.get_layer_formats(0), stored, strict=True)
     # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
     wide = {KvCode.kv_int8: torch.float32}
@@ -281,8 +281,8 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
 def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     compiled = native.load_kernels()
     assert compiled is not None
-    if compiled.tiles_problem:
-        pytest.skip(render_engine_note(compiled.tiles_problem))
+    if compiled.tile_kernel_problem:
+        pytest.skip(render_engine_note(compiled.tile_kernel_problem))
     for group, dim in ((1, 32), (3, 64), (8, 128)):
         assert find_tiled_kernel_problem(replace(HEADS, dim=dim), compiled) is None
         assert compare_tiled_and_vector_attention(group, dim, kv_cache, compiled) is None

@@ -115,7 +115,7 @@ def read_gguf(path: Path) -> None:
     except DataError as error:
         assert str(path) in str(error)  # noqa: PT017
         return
-    gguf_file.can_keep_blocks(header)
+    gguf_file.can_keep_gguf_blocks(header)
     for key, array in header.arrays.items():
         for of_texts in (True, False):
             try:

@@ -124,7 +124,7 @@ def test_what_a_model_needs_of_a_repository() -> None:
 
     def picked(names: list[str]) -> set[str]:
         tree = {name: {"size": 1, "blob_id": "0" * 40} for name in names}
-        return {file.name for file in hub_cache.select_repository_files(tree, patterns)}
+        return {file.name for file in hub_cache.select_matching_repository_files(tree, patterns)}
 
     assert picked(names + spare + other + chat) == {*names, *chat}
     assert picked(["config.json", *spare[:2]]) == {"config.json", *spare[:2]}

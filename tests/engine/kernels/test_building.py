@@ -190,14 +190,14 @@ def test_what_a_stranger_owns_is_not_run(
         return os.stat_result((*found[:4], STRANGER, *found[5:])) if self == strangers else found
 
     monkeypatch.setattr(Path, "stat", foreign)
-    building._find_safe_cache_folder.cache_clear()
+    building._choose_safe_cache_folder.cache_clear()
     try:
         if of == "file":
             assert not building.is_writable_only_by_user(library)
             return
         ours = building.ensure_compiled_library(str(fake))
     finally:
-        building._find_safe_cache_folder.cache_clear()
+        building._choose_safe_cache_folder.cache_clear()
     assert ours.parent != library.parent
     assert not stat(ours.parent).st_mode & 0o077, "a folder of this process alone"
     assert (ours.read_text(), builds(fake)) == ("library\n", 2)

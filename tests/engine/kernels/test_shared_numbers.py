@@ -27,7 +27,7 @@ def loaded() -> ctypes.CDLL:
 
 def test_they_agree() -> None:
     assert c_interface.find_constant_differences(loaded()) == []
-    assert c_interface.read_library_constants(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
+    assert c_interface.read_kernel_library_constants(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
         c_interface.FusedTokens
     )
 
@@ -91,4 +91,4 @@ def test_every_refusal_has_words() -> None:
 
 def test_a_library_that_exports_no_numbers_is_damaged() -> None:
     with pytest.raises(AttributeError):
-        c_interface.read_library_constants(ctypes.CDLL("libc.so.6"))
+        c_interface.read_kernel_library_constants(ctypes.CDLL("libc.so.6"))

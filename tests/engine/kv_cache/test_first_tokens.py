@@ -79,16 +79,16 @@ def test_kernels_store_them_as_they_are(dtype: torch.dtype) -> None:
     pair = 2 if dtype is torch.bfloat16 else 1
     for side, given in enumerate((keys, values)):
         first = own.get_first_token_tensors(0)[3 * side + 1]
-        rows = as_model.read_blocks(first, 80, pair, is_keys=not side)
+        rows = as_model.read_kv_blocks(first, 80, pair, is_keys=not side)
         assert torch.equal(rows, given[:LANES].transpose(0, 1))
         for layer in (0, 2):
             assert not bool(own.get_first_token_tensors(0)[3 * side + layer].any()), "of no other layer"
     assert not any(bool(some.any()) for some in own.get_first_token_tensors(1)), (
         "a row that begins elsewhere has none"
     )
-    coded = own.read_stored(1, 0, 37)[0][:, :LANES]
+    coded = own.read_stored_kv(1, 0, 37)[0][:, :LANES]
     assert not bool(coded.any()), "their places among the others stay empty"
-    assert bool(own.read_stored(1, 1, 37)[0][:, :LANES].any())
+    assert bool(own.read_stored_kv(1, 1, 37)[0][:, :LANES].any())
 
 
 @pytest.fixture

@@ -98,13 +98,13 @@ def test_kernels_and_torch_store_the_same_bits(
         keys[3, 1], keys[5, 2, 7], keys[6, 0, 0], values[4] = 0.0, torch.nan, torch.inf, 1e-38
         order = torch.randperm(37, generator=generator)
         own.write(layer, keys[order], values[order], ints([1] * 37), order.int())
-        stored = own.read_stored(layer, 1, 37)
+        stored = own.read_stored_kv(layer, 1, 37)
         expected = heads.encode_kv(layer, keys.transpose(0, 1), values.transpose(0, 1))
         for found, wanted, of in zip(stored, expected, heads.get_layer_formats(layer), strict=True):
             numbers = (of.decode(some, dim, torch.float32) for some in (found, wanted))
             assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
         other.write_stored(layer, *stored)
-        for copied, given in zip(other.read_stored(layer, 0, 37), stored, strict=True):
+        for copied, given in zip(other.read_stored_kv(layer, 0, 37), stored, strict=True):
             assert torch.equal(copied.nan_to_num(-1), given.nan_to_num(-1))
     assert not bool(own.read(0, 1, 37)[0].any()), "no neighbour is touched"
     assert not bool(own.read(1, 0, 37)[0].any())
@@ -138,7 +138,9 @@ def test_a_rotation_is_undone_by_itself(
     )
     assert float(turned[0, 0].abs().max()) < 60, "one large number is spread"
     assert torch.allclose(
-        rotation.hadamard_rotate(turned).float(), given.float(), atol=1e-4 if dtype is torch.float32 else 1
+        rotation.apply_hadamard_rotation(turned).float(),
+        given.float(),
+        atol=1e-4 if dtype is torch.float32 else 1,
     )
     exact = given.double() @ given.double().mT
     assert torch.allclose((turned.double() @ turned.double().mT), exact, rtol=1e-5 if dtype is torch.float32 else 0.05,

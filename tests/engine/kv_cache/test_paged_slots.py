@@ -85,7 +85,7 @@ class Rows:
                 for pool, expected in zip(self.own.get_flat_kv(layer, 0), (keys, -keys), strict=True):
                     pages = pool.view(-1, PAGE, HEADS.kv_heads, HEADS.dim)[self.own.page_table[slot].long()]
                     assert torch.equal(pages.flatten(0, 1)[: expected.shape[1]].transpose(0, 1), expected)
-                stored = self.own.read_stored(layer, slot, len(numbers))
+                stored = self.own.read_stored_kv(layer, slot, len(numbers))
                 assert torch.equal(stored[0], keys[:, len(before) :])
                 assert torch.equal(self.own.get_slot_tensors(slot)[layer][:, : len(numbers)], stored[0])
 

@@ -168,7 +168,7 @@ def test_a_way_is_forced_as_that_of_other_products(
     )
     monkeypatch.setenv(FORCED, "tiles")
     assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BY_TILES
-    monkeypatch.setattr(emulated_tiles, "tiles_problem", note("tiles_fail"))
+    monkeypatch.setattr(emulated_tiles, "tile_kernel_problem", note("tiles_fail"))
     fails = note("forced_way_fails", variable=FORCED, way="tiles", problem=note("tiles_fail"))
     assert choose_int8_backend_for_shapes(LAYERS, emulated_tiles) == BackendChoice(
         "vectors", because(VNNI, fails), 0, fails, is_free=False
@@ -205,7 +205,7 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
 def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = native.load_kernels()
     assert compiled is not None
-    if compiled.tiles_problem:
-        pytest.skip(render_engine_note(compiled.tiles_problem))
+    if compiled.tile_kernel_problem:
+        pytest.skip(render_engine_note(compiled.tile_kernel_problem))
     monkeypatch.setenv(FORCED, "tiles")
     assert choose_int8_backend_for_shapes(LAYERS, compiled) == BY_TILES

@@ -91,7 +91,7 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
     kernels = OnlyProducts(build(tmp_path, target=OTHERS[processor]))
     for kind, inputs, outputs, keys in LAYERS:
         layer = stored_four_bits(kind, inputs, outputs, False, **keys)
-        weights = four_bit.build_c_weights(layer)
+        weights = four_bit.build_kernel_weights(layer)
         plain = PlainPackedWeights.pack(unpacked(layer), None, kernels)
         for count in (1, 5, 40, 200):
             rows = rows_of(count, inputs)
@@ -121,7 +121,7 @@ def test_what_is_left_to_the_library() -> None:
 def test_what_c_refuses(field: str, value: Any) -> None:
     assert KERNELS is not None
     layer = stored_four_bits("nf4", 192, 32, False)
-    weights, rows = four_bit.build_c_weights(layer), torch.ones(2, 192, dtype=BF16)
+    weights, rows = four_bit.build_kernel_weights(layer), torch.ones(2, 192, dtype=BF16)
     multiply_with_kernel(KERNELS, rows, weights)
     with pytest.raises(IndexError, match=refusal("WRONG_MATRIX")):
         multiply_with_kernel(KERNELS, rows.float(), weights)  # they would be read as pairs

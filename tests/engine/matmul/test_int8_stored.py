@@ -64,7 +64,7 @@ def test_every_way_gives_the_bits_of_the_formula(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for (inputs, outputs), has_bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, kind, dtype if has_bias else None)
-        weights = int8_stored.build_c_weights(layer, 0)
+        weights = int8_stored.build_kernel_weights(layer, 0)
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
@@ -85,7 +85,7 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
     function = function_for(target)
     for kind, (inputs, outputs) in product(KINDS.values(), SHAPES):
         layer = layer_of(inputs, outputs, kind, torch.bfloat16)
-        weights = int8_stored.build_c_weights(layer, 0)
+        weights = int8_stored.build_kernel_weights(layer, 0)
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
@@ -132,7 +132,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     inputs = int8_stored.MOST_INPUTS
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
-    weights = int8_stored.build_c_weights(layer, 0)
+    weights = int8_stored.build_kernel_weights(layer, 0)
     workspace = torch.empty(
         compute_quantized_workspace_nbytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8
     )
@@ -166,7 +166,7 @@ def test_what_c_refuses() -> None:
         compute_quantized_workspace_nbytes(2, 64, torch.get_num_threads()), dtype=torch.uint8
     )
     for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
-        weights = int8_stored.build_c_weights(layer, 0)
+        weights = int8_stored.build_kernel_weights(layer, 0)
         multiply_with_kernel(KERNELS, rows, weights, workspace)
         setattr(weights.matrix, field, value)
         with pytest.raises(IndexError, match=refusal("WRONG_MATRIX")):

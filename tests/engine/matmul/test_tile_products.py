@@ -134,8 +134,8 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
 def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tmp_path: Path) -> None:
     compiled = native.load_kernels()
     assert compiled is not None
-    if compiled.tiles_problem:
-        pytest.skip(render_engine_note(compiled.tiles_problem))
+    if compiled.tile_kernel_problem:
+        pytest.skip(render_engine_note(compiled.tile_kernel_problem))
     torch.manual_seed(0)
     real = OnlyProducts(build(tmp_path))
     for outputs, inputs in SHAPES:
@@ -153,4 +153,4 @@ def test_a_processor_without_tiles_says_why() -> None:
     processors.require_absent("amx")
     if compiled is None:
         pytest.skip("there are no kernels")
-    assert compiled.tiles_problem == native.TILE_PROBLEMS[2 if processors.has("bf16") else 1]
+    assert compiled.tile_kernel_problem == native.TILE_PROBLEMS[2 if processors.has("bf16") else 1]

@@ -209,7 +209,7 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     assert choose_backend_for_unpacked_weights(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
         "nothing is unpacked"
     )
-    monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
+    monkeypatch.setattr(emulated_tiles, "tile_kernel_problem", "no tiles here")
     assert choose_backend_for_unpacked_weights(layers, emulated_tiles) is None
 
 

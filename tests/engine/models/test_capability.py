@@ -344,17 +344,17 @@ def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch:
     (tmp_path / "v2" / "a" / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "v2" / "a" / "b" / "cpu.max").write_text("max 100000\n")
     own.write_text("0::/a/b\n")
-    assert machine.cgroup_cpu_limits(own, tmp_path / "v2") == [1.5]
+    assert machine.read_cgroup_cpu_limits(own, tmp_path / "v2") == [1.5]
     (tmp_path / "v1" / "cpu").mkdir(parents=True)
     (tmp_path / "v1" / "cpu" / "cpu.cfs_quota_us").write_text("400000\n")
     (tmp_path / "v1" / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     own.write_text("5:cpu,cpuacct:/gone\n4:memory:/x\n")
-    assert machine.cgroup_cpu_limits(own, tmp_path / "v1") == [4]
+    assert machine.read_cgroup_cpu_limits(own, tmp_path / "v1") == [4]
     (tmp_path / "v1" / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert machine.cgroup_cpu_limits(own, tmp_path / "v1") == []
+    assert machine.read_cgroup_cpu_limits(own, tmp_path / "v1") == []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     for shares, cores in (([], 64), ([2.0], 2), ([1.5, 8.0], 2), ([0.2], 1), ([99.0], 64)):
-        monkeypatch.setattr(machine, "cgroup_cpu_limits", lambda shares=shares: shares)
+        monkeypatch.setattr(machine, "read_cgroup_cpu_limits", lambda shares=shares: shares)
         assert machine.available_cores() == cores
 
 

@@ -66,7 +66,7 @@ def test_a_seed_gives_the_same_graph_and_the_same_rounds(mode: Topology) -> None
     def drawn(seed: int) -> tuple[Graph, list[Round]]:
         graph = Graph.create_from_topology(mode, 6, seed=seed, train_spatial=True, train_temporal=True)
         rng = random.Random(seed)
-        return graph, [graph.draw_round(rng, number) for number in range(5)]
+        return graph, [graph.draw_round_edges(rng, number) for number in range(5)]
 
     (one, rounds), (same, same_rounds) = drawn(7), drawn(7)
     assert one.spatial.allowed.tolist() == same.spatial.allowed.tolist()
@@ -78,8 +78,8 @@ def test_a_seed_gives_the_same_graph_and_the_same_rounds(mode: Topology) -> None
 @pytest.mark.parametrize("mode", MODES)
 def test_a_team_of_one_hears_nobody_and_may_remember_itself(mode: Topology) -> None:
     graph = Graph.create_from_topology(mode, 1, seed=3)
-    later = graph.draw_round(random.Random(0), 1)
-    assert graph.draw_round(random.Random(0), 0) == Round((), (), (), 0.0)
+    later = graph.draw_round_edges(random.Random(0), 1)
+    assert graph.draw_round_edges(random.Random(0), 0) == Round((), (), (), 0.0)
     assert later.spatial == ()
     always = mode not in (Topology.direct_answer, Topology.random)
     assert later.temporal_sources(0) == ((0,) if always or graph.temporal.num_live else ())
@@ -90,27 +90,27 @@ def test_direct_answer_is_one_agent_whatever_is_asked() -> None:
         Topology.direct_answer, 4, seed=0, train_spatial=True, train_temporal=True
     )
     assert graph.num_agents == 1
-    assert graph.draw_round(random.Random(0), 1) == Round((), (), (), 0.0)
+    assert graph.draw_round_edges(random.Random(0), 1) == Round((), (), (), 0.0)
 
 
 def test_a_fixed_round_takes_each_edge_that_closes_no_cycle() -> None:
     graph = Graph.create_from_topology(Topology.full_connected, 4, seed=0)
-    first, second = (graph.draw_round(random.Random(0), number) for number in (0, 1))
+    first, second = (graph.draw_round_edges(random.Random(0), number) for number in (0, 1))
     assert first.spatial == ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
     assert (first.temporal, len(second.temporal)) == ((), 16)
     assert (first.choices, first.log_prob) == ((), 0.0), "nothing was left to chance"
     assert [first.spatial_sources(agent) for agent in range(4)] == [(), (0,), (0, 1), (0, 1, 2)]
     assert [second.temporal_sources(agent) for agent in range(4)] == [(0, 1, 2, 3)] * 4
     layered = Graph.create_from_topology(Topology.layered, 6, seed=5)
-    assert list(layered.draw_round(random.Random(0), 0).spatial) == layered.spatial.list_live()
+    assert list(layered.draw_round_edges(random.Random(0), 0).spatial) == layered.spatial.list_live()
 
 
 def test_a_pruned_edge_opens_the_way_for_its_opposite() -> None:
     graph = Graph.create_from_topology(Topology.full_connected, 2, seed=0)
     graph.spatial.live[0, 1] = False
-    assert graph.draw_round(random.Random(0), 0).spatial == ((1, 0),)
+    assert graph.draw_round_edges(random.Random(0), 0).spatial == ((1, 0),)
     graph.spatial.live[1, 0] = False
-    assert graph.draw_round(random.Random(0), 0).spatial == ()
+    assert graph.draw_round_edges(random.Random(0), 0).spatial == ()
 
 
 def in_some_order(edges: tuple[Edge, ...], agents: int) -> bool:
@@ -151,7 +151,7 @@ def any_graph(draw: st.DrawFn) -> Graph:
 def test_every_round_is_free_of_cycles_and_says_how_likely_it_was(
     graph: Graph, number: int, rng: random.Random
 ) -> None:
-    drawn = graph.draw_round(rng, number)
+    drawn = graph.draw_round_edges(rng, number)
     assert in_some_order(drawn.spatial, graph.num_agents)
     assert all(graph.spatial.live[edge] for edge in drawn.spatial)
     assert all(graph.temporal.live[edge] for edge in drawn.temporal)
@@ -180,7 +180,7 @@ def test_an_edge_without_a_choice_is_one_that_would_have_closed_a_cycle(
     graph: Graph, rng: random.Random
 ) -> None:
     graph.spatial.optimized = True
-    drawn = graph.draw_round(rng, 0)
+    drawn = graph.draw_round_edges(rng, 0)
     tried = {(one.source, one.target) for one in drawn.choices}
     for source, target in set(graph.spatial.list_live()) - tried:
         assert not in_some_order((*drawn.spatial, (source, target)), graph.num_agents)
@@ -190,7 +190,7 @@ def test_edges_are_taken_as_often_as_their_probability_says() -> None:
     graph = Graph.create_from_topology(Topology.star, 3, seed=0, initial_probability=0.8, train_spatial=True)
     assert graph.spatial.probabilities[0, 1] == pytest.approx(0.8)
     rng = random.Random(0)
-    rounds = [graph.draw_round(rng, 0) for _ in range(2000)]
+    rounds = [graph.draw_round_edges(rng, 0) for _ in range(2000)]
     shares = [sum(edge in one.spatial for one in rounds) / len(rounds) for edge in graph.spatial.list_live()]
     assert shares == pytest.approx([0.8] * 3, abs=0.04)
     # all rounds that there can be: their probabilities sum to 1

@@ -44,7 +44,7 @@ def trained(seed: int = 0) -> Graph:
     graph = Graph.create_from_topology(Topology.full_connected, 4, seed=seed, train_spatial=True)
     learner, rng = GraphTrainer(graph, RunnerMethod()), random.Random(seed)
     for _ in range(10):
-        learner.train_iteration([([graph.draw_round(rng, 0)], rng.random() < 0.5) for _ in range(4)])
+        learner.train_iteration([([graph.draw_round_edges(rng, 0)], rng.random() < 0.5) for _ in range(4)])
     return graph
 
 
@@ -66,8 +66,8 @@ def test_a_learned_graph_comes_back_to_the_last_bit_and_draws_the_same_rounds(sa
             assert getattr(read, name).dtype == getattr(edges, name).dtype
     assert (back.graph.spatial.num_live, back.graph.temporal.num_live) == (7, 16)
     one, other = random.Random(3), random.Random(3)
-    assert [graph.draw_round(one, number) for number in range(9)] == [
-        back.graph.draw_round(other, number) for number in range(9)
+    assert [graph.draw_round_edges(one, number) for number in range(9)] == [
+        back.graph.draw_round_edges(other, number) for number in range(9)
     ]
     assert format_graph_json(back.graph, back.roles, back.learned) == saved.read_text()
     assert load_graph(str(saved)).learned == LEARNED
@@ -180,7 +180,7 @@ def test_a_mask_may_have_cycles_and_extreme_weights(saved: Path) -> None:
     values["spatial"]["logits"] = [[1e299, -1e299, 0, 5]] * 4
     saved.write_text(json.dumps(values))
     graph = load_graph(saved).graph
-    drawn = graph.draw_round(random.Random(0), 1)
+    drawn = graph.draw_round_edges(random.Random(0), 1)
     assert drawn.log_prob <= 0
     assert not {(target, source) for source, target in drawn.spatial} & set(drawn.spatial)
 
@@ -242,4 +242,4 @@ def test_whatever_stands_in_a_place_is_read_or_refused(
         assert str(error).startswith(f"{path}: ")  # noqa: PT017 # being read is fine, too
     else:
         for number in range(2):
-            assert back.graph.draw_round(random.Random(0), number).log_prob <= 0
+            assert back.graph.draw_round_edges(random.Random(0), number).log_prob <= 0

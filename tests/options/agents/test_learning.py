@@ -41,7 +41,7 @@ def uneven(graph: Graph, seed: int = 0) -> Graph:
 def played(graph: Graph, questions: int, rng: random.Random, rounds: int = 2) -> list[PlayedQuestion]:
     """Questions that are solved by the toss of a coin."""
     return [
-        ([graph.draw_round(rng, number) for number in range(rounds)], rng.random() < 0.5)
+        ([graph.draw_round_edges(rng, number) for number in range(rounds)], rng.random() < 0.5)
         for _ in range(questions)
     ]
 
@@ -154,7 +154,7 @@ def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
 
 def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     graph = team(agents=2)
-    rounds = [graph.draw_round(random.Random(seed), 0) for seed in range(4)]
+    rounds = [graph.draw_round_edges(random.Random(seed), 0) for seed in range(4)]
     plays: list[PlayedQuestion] = [([one], number == 0) for number, one in enumerate(rounds)]
     assert GraphTrainer(graph, RunnerMethod()).compute_gradients(plays)[0] == pytest.approx(
         -rounds[0].log_prob / 4
@@ -203,7 +203,7 @@ def test_pruning_ends_at_no_edges_and_the_team_goes_on_without(rate: float) -> N
         assert step.live == {kind: edges.num_live for kind, edges in graph.edges_by_kind.items()}
         assert step.live["temporal"] == (0 if rate == 1 else max(0, 4 - number - 1))
     assert step.pruned == {"spatial": (), "temporal": ()}
-    assert graph.draw_round(rng, 1) == Round((), (), (), 0.0)
+    assert graph.draw_round_edges(rng, 1) == Round((), (), (), 0.0)
     assert math.isfinite(step.loss)
 
 
@@ -232,7 +232,7 @@ def trained(
     for _ in range(iterations):
         plays: list[PlayedQuestion] = []
         for _ in range(4):
-            rounds = [graph.draw_round(rng, number) for number in range(1 if kind == "spatial" else 2)]
+            rounds = [graph.draw_round_edges(rng, number) for number in range(1 if kind == "spatial" else 2)]
             taken = any(edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds)
             plays.append((rounds, rng.random() < (0.9 if taken else 0.3)))
         learner.train_iteration(plays)

@@ -171,7 +171,7 @@ def test_a_whole_training_is_that_of_the_formulas(
         plays, log_ps, solved = list[PlayedQuestion](), [], []
         for question in range(4):
             ours, theirs = random.Random(f"{seed} {question}"), random.Random(f"{seed} {question}")
-            drawn = [graph.draw_round(ours, number) for number in range(rounds)]
+            drawn = [graph.draw_round_edges(ours, number) for number in range(rounds)]
             expected, log_p = reference.draw(theirs)
             assert [(list(one.spatial), list(one.temporal)) for one in drawn] == expected
             assert sum(one.log_prob for one in drawn) == pytest.approx(log_p.item(), abs=1e-6)
@@ -203,7 +203,8 @@ def counts(method: GraphTrainingMethod, iterations: int) -> list[tuple[int, int]
     learner, rng, found = GraphTrainer(graph, method), random.Random(0), []
     for _ in range(iterations):
         plays = [
-            ([graph.draw_round(rng, number) for number in range(2)], rng.random() < 0.5) for _ in range(4)
+            ([graph.draw_round_edges(rng, number) for number in range(2)], rng.random() < 0.5)
+            for _ in range(4)
         ]
         step = learner.train_iteration(plays)
         found.append((step.live["spatial"], step.live["temporal"]))
@@ -229,11 +230,11 @@ def test_without_chance_the_learned_preference_wins() -> None:
             random.Random(seed),
         )
         for _ in range(40):
-            rounds = [graph.draw_round(rng, 0) for _ in range(4)]
+            rounds = [graph.draw_round_edges(rng, 0) for _ in range(4)]
             learner.train_iteration(
                 [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
             )
-        settled += (3, 0) in graph.get_most_likely_round(0).spatial
+        settled += (3, 0) in graph.get_most_likely_round_edges(0).spatial
         ordered += (3, 0) in select_acyclic_edges(4, graph.spatial.list_live())
     assert settled >= 19
     assert ordered == 0
@@ -253,7 +254,7 @@ def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
     for edge in tried:
         if (pruned or weights[edge] >= 0.5) and not reaches(taken, edge[1], edge[0]):
             taken.append(edge)
-    found = graph.get_most_likely_round(1)
+    found = graph.get_most_likely_round_edges(1)
     assert list(found.spatial) == sorted(taken)
     wanted = [
         edge
@@ -261,7 +262,7 @@ def test_the_settled_round_is_the_greedy_choice_of_the_likeliest_edges(
         if torch.sigmoid(torch.tensor(graph.temporal.logits[edge])) >= 0.5
     ]
     assert list(found.temporal) == wanted
-    assert (found.choices, graph.get_most_likely_round(0).temporal) == ((), ())
+    assert (found.choices, graph.get_most_likely_round_edges(0).temporal) == ((), ())
 
 
 def test_the_task_chooses_its_method() -> None:

@@ -18,7 +18,7 @@ def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: 
     graph = Graph.create_from_topology(Topology.debate, 2, seed=0)
     team = Team.create_with_cycled_roles(2, [Role.inspector], PromptStyle.brief, decision)
     discussion, left = (
-        Discussion(team, "test/0", ITEM.question, [graph.draw_round(random.Random(0), 0)]),
+        Discussion(team, "test/0", ITEM.question, [graph.draw_round_edges(random.Random(0), 0)]),
         list(said),
     )
     while turns := discussion.take_ready_calls():

@@ -36,7 +36,9 @@ def discussions(
     asked = [problem.question for problem in generate_problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
-        Discussion(team, f"test/{at}", question, [graph.draw_round(rng, number) for number in range(rounds)])
+        Discussion(
+            team, f"test/{at}", question, [graph.draw_round_edges(rng, number) for number in range(rounds)]
+        )
         for at, question in enumerate(asked)
     ]
 

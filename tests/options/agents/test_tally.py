@@ -14,7 +14,7 @@ def played(prompt_tokens: int) -> Discussion:
     """A chain of four with all roles; the program fails."""
     graph = Graph.create_from_topology(Topology.chain, 4, seed=0)
     team = Team.create_with_cycled_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
-    discussion = Discussion(team, "test/0", "How many?", [graph.draw_round(random.Random(0), 0)])
+    discussion = Discussion(team, "test/0", "How many?", [graph.draw_round_edges(random.Random(0), 0)])
     while turns := discussion.take_ready_calls():
         for turn in turns:
             call = Call(
@@ -33,7 +33,7 @@ def test_costs_by_role_and_by_edge() -> None:
     tally = CostTally()
     for _ in range(2):
         tally.add_discussion(played(100))
-    metrics = tally.metrics(2)
+    metrics = tally.compute_metrics(2)
     assert metrics == {
         "calls": 10,
         "code_failed": 2,
@@ -64,6 +64,6 @@ def test_costs_by_role_and_by_edge() -> None:
         "they have brought a part of the decision's prompts, the question is the rest"
     )
     assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
-    facts = tally.facts()
+    facts = tally.build_facts()
     assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
     assert facts["prompt_tokens_by_edge"].count(" → ") == 7

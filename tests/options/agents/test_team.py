@@ -38,7 +38,7 @@ def discussion(
     graph, rng = Graph.create_from_topology(mode, agents, seed=0), random.Random(0)
     team = Team.create_with_cycled_roles(graph.num_agents, roles, PromptStyle.brief, decision)
     return Discussion(
-        team, "test/0", "How many?", [graph.draw_round(rng, number) for number in range(rounds)]
+        team, "test/0", "How many?", [graph.draw_round_edges(rng, number) for number in range(rounds)]
     )
 
 

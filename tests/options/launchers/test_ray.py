@@ -270,10 +270,10 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     class Told:
         def __init__(self) -> None:
-            self.box, self.report = Mailbox(), self
+            self.box, self.report_job_state = Mailbox(), self
 
         def remote(self, *words: Any) -> bool:
-            return self.box.report(*words)
+            return self.box.report_job_state(*words)
 
     monkeypatch.setattr(ray, "get", lambda value: value)
     return Told()

@@ -127,7 +127,7 @@ def test_a_pipeline_needs_a_gpu_for_each_process(
     monkeypatch.setattr(machine, "resolve_device_class", lambda device: "cpu" if device == "cpu" else "cuda")
     monkeypatch.setattr(machine, "visible_gpu_models", lambda: [gpu.model for gpu in FOUR])
     monkeypatch.setattr(visible_gpus, "find_visible_gpus", lambda: FOUR)
-    monkeypatch.setattr(visible_gpus, "free_gpu_memory_mib", list)
+    monkeypatch.setattr(visible_gpus, "measure_free_gpu_memory_mib", list)
     for keys, gpus, named in (
         ({}, 2, NO),
         ({"stages": 1}, 1, NO),

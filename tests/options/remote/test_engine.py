@@ -126,7 +126,7 @@ def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> N
 
     config = config_of(make_config, "https://api.openai.com/v1")
     assert isinstance(config.model, ApiConfig)
-    sent = ApiEngine(config, config.model, frozenset()).request_parameters(Request(0, HI))
+    sent = ApiEngine(config, config.model, frozenset()).build_request_parameters(Request(0, HI))
     assert sent["max_completion_tokens"] == 24
     assert "max_tokens" not in sent
 

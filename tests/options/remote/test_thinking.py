@@ -190,7 +190,7 @@ def test_each_server_gets_its_own_parameter(
     assert [sent["max_tokens"] for sent in api.seen] == [256 + 64 + MARGIN, 256 + MARGIN]
     plain = ApiEngine(make_config(), model_at(api), frozenset())
     with raises(ConfigError, "missing", "request.thinking_tokens"):
-        plain.request_parameters(Request(0, HI, thinking_tokens=3))
+        plain.build_request_parameters(Request(0, HI, thinking_tokens=3))
 
 
 PIECES = "<think>a '<think>' b\n</think>The <b> is `</think>`. #### 7"

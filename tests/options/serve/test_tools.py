@@ -278,9 +278,9 @@ def test_calls_that_json_cannot_express_are_text(text: str) -> None:
 
 def test_ids_of_mistral_have_nine_characters() -> None:
     template = "{{ tools }}[TOOL_CALLS][ARGS]"
-    ids = [ToolSupport(ServeConfig(), template, "m").new_call_id() for _ in range(3)]
+    ids = [ToolSupport(ServeConfig(), template, "m").create_tool_call_id() for _ in range(3)]
     assert all(len(one) == 9 and one.isalnum() for one in ids)
     assert len(set(ids)) == 3
-    assert ToolSupport(ServeConfig(), "x", "m").new_call_id().startswith("call_")
+    assert ToolSupport(ServeConfig(), "x", "m").create_tool_call_id().startswith("call_")
     in_words = ServeConfig(tool_placement=ToolOffer.system)
     assert ToolSupport(in_words, template, "m").name == "json"

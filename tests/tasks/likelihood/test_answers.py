@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from raising import raises
 from transformers import AutoTokenizer
 
-from runner.config.hydra import config_to_yaml
+from runner.config.hydra import format_config_as_yaml
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
 from runner.run import run
@@ -46,7 +46,7 @@ def answer(make_config: Make, model: LocalModelConfig, task: Any = None, **keys:
 
 def run_recorded(config: RunnerConfig) -> Record:
     """Run a job whose folder has the config, as that of a command."""
-    return run(config, config_to_yaml(OmegaConf.structured(config)))
+    return run(config, format_config_as_yaml(OmegaConf.structured(config)))
 
 
 def score(make_config: Make, model: LocalModelConfig, answered: Record, **keys: Any) -> Record:

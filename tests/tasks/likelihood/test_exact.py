@@ -161,9 +161,9 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
     p, q = (torch.randn(6, 11, generator=draw).log_softmax(dim=-1) for _ in range(2))
     course = DocumentProgress(None, 6, waiting=ReferenceDistributions(2, 3))  # type: ignore[arg-type]
     for rows in (p[:4], p):
-        course.waiting.store(0, rows)
+        course.waiting.store_reference_distributions(0, rows)
     for first, rows in ((0, q[:3]), (0, q[:1]), (1, q[1:])):
-        course.compare("x", first, rows)
+        course.compare_with_reference("x", first, rows)
     expected = float((p.double().exp() * (p.double() - q.double()))[2:5].sum())
     assert course.waiting.count == 3
     assert course.latest.kl_nats == pytest.approx(expected)

@@ -143,10 +143,10 @@ def _describe_formats_with_less_loss(advice: MixAdvice) -> str:
     return f"no format within the limit has significantly less loss than the mix: {others} ({lower})"
 
 
-def mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
+def convert_mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
     model = advice.model
 
-    def choice_to_dict(choice: TestedChoice) -> dict[str, object]:
+    def convert_choice_to_dict(choice: TestedChoice) -> dict[str, object]:
         effect = choice.effect
         compared = effect and {
             "less_by": -effect.value,
@@ -173,7 +173,7 @@ def mix_advice_to_dict(advice: MixAdvice) -> dict[str, object]:
         },
         "command": format_recommended_command(advice),
         "file_command": format_quantize_command(advice.model, advice.recommended.choice),
-        "mix": choice_to_dict(advice.mix),
-        "others": [choice_to_dict(other) for other in advice.others],
+        "mix": convert_choice_to_dict(advice.mix),
+        "others": [convert_choice_to_dict(other) for other in advice.others],
         "sentences": describe_mix_size_and_loss(advice),
     }

@@ -147,7 +147,7 @@ def _describe_accuracy(candidate: Candidate) -> str:
 
 
 def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> dict[str, Any]:
-    def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
+    def convert_candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         parts = candidate.fit.predicted if candidate.fit else None
         memory = parts and {
             "peak_mib": candidate.memory_mib,
@@ -199,7 +199,7 @@ def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> di
 
     return {
         "machine": named_machine.name if named_machine else machine.describe_hardware(),
-        "recommended": [candidate_to_dict(candidate) for candidate in advice.chosen],
-        "out": [candidate_to_dict(candidate) for candidate in advice.rejected],
+        "recommended": [convert_candidate_to_dict(candidate) for candidate in advice.chosen],
+        "out": [convert_candidate_to_dict(candidate) for candidate in advice.rejected],
         "most": MAX_RECOMMENDED,
     }

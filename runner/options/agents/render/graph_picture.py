@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.options.agents.graph import Edge, Edges, Graph, Kind
-from runner_base.svg import build_document, escape_text, format_text_line
+from runner_base.svg import build_svg_document, escape_text, format_svg_text
 
 Point = tuple[float, float]
 
@@ -52,7 +52,7 @@ def draw_graph_svg(
     legend = _draw_legend() if any(edges.optimized for edges in shown) else []
     height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, wide = ring + NODE + LABEL, 2 * (ring + NODE + LABEL)
-    pieces = [format_text_line(24, 32, title, bold=True)]
+    pieces = [format_svg_text(24, 32, title, bold=True)]
     pieces += _draw_spatial_panel(_Panel(graph, "spatial", roles, is_random), (half, TOP + tall / 2), ring)
     if num_rounds > 1:
         middle = (wide + NODE + LABEL + ACROSS / 2, TOP + tall / 2)
@@ -61,7 +61,7 @@ def draw_graph_svg(
     if legend:
         pieces.append(f'<g transform="translate(24 {height - 30:.1f})">')
         pieces += [*legend, "</g>"]
-    return build_document(wide, height, pieces)
+    return build_svg_document(wide, height, pieces)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class _Panel:
         """Unpruned edges that no round contains."""
         if self.is_random:
             return set()
-        taken = self.graph.get_most_likely_round(1)
+        taken = self.graph.get_most_likely_round_edges(1)
         return set(self.edges.list_live()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
 
     @property
@@ -134,9 +134,7 @@ def _draw_temporal_panel(panel: _Panel, centre: Point, spacing: float) -> list[s
     pieces = _draw_panel_title(centre[0], panel, all_of_it)
     pieces += _draw_arrows(panel, left, right, TEMPORAL, bend=0.0)
     for column, side, heading in ((left, -1, "round before"), (right, 1, "this round")):
-        pieces.append(
-            format_text_line(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle")
-        )
+        pieces.append(format_svg_text(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
             label, anchor = (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
             pieces += _draw_agent((x, y), number, roles[number], label, anchor)
@@ -151,8 +149,8 @@ def _draw_panel_title(x: float, panel: _Panel, summary: str) -> list[str]:
         count = f"{edges.num_live} of {allowed} edges left"
     how = f": {'each taken by chance' if panel.is_random else summary}" if edges.num_live else ""
     return [
-        format_text_line(x, 62, panel.title, bold=True, anchor="middle"),
-        format_text_line(x, 80, f"{count}{how}", colour=GREY, anchor="middle"),
+        format_svg_text(x, 62, panel.title, bold=True, anchor="middle"),
+        format_svg_text(x, 80, f"{count}{how}", colour=GREY, anchor="middle"),
     ]
 
 
@@ -162,8 +160,8 @@ def _draw_agent(centre: Point, agent_index: int, role: str, label_position: Poin
     return [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="#4a4a4a" stroke-width="1.5">'
         f"<title>{escape_text(f'agent {agent_index + 1}: {role}')}</title></circle>",
-        format_text_line(x, y + 4.5, str(agent_index + 1), bold=True, anchor="middle"),
-        format_text_line(*label_position, shown, anchor=anchor),
+        format_svg_text(x, y + 4.5, str(agent_index + 1), bold=True, anchor="middle"),
+        format_svg_text(*label_position, shown, anchor=anchor),
     ]
 
 
@@ -228,13 +226,13 @@ def _point_towards(start: Point, target: Point, distance_px: float) -> Point:
 
 def _draw_legend() -> list[str]:
     heading, x = "probability of an edge:", 0.0
-    pieces = [format_text_line(x, 4, heading, colour=GREY)]
+    pieces = [format_svg_text(x, 4, heading, colour=GREY)]
     x += 7 * len(heading)
     samples = [(f"{weight:.2f}", WIDEST * weight) for weight in (0.25, 0.5, 0.75, 1.0)]
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
         pieces.append(_draw_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
-        pieces.append(format_text_line(x + 52, 4, label, colour=GREY))
+        pieces.append(format_svg_text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

@@ -70,7 +70,7 @@ class PipelineEngine:
             "attention": str(model.config._attn_implementation),
             "threads": str(stages.worker.threads),
             "processes": stages.describe_processes(),
-            "sampling": self.config.generation.describe(stages.own),
+            "sampling": self.config.generation.describe_sampling(stages.own),
         }
         metrics = {
             "load_s": self.stats.load_s,

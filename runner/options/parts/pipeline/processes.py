@@ -320,7 +320,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
         if not rank.is_single_machine:
             torchrun_peers.elsewhere = others = HeartbeatServer(range(rank.local_processes, rank.processes))
             rendezvous.post("watch", [others.address, others.port, others.token])
-        signal.signal(signal.SIGTERM, _on_sigterm)
+        signal.signal(signal.SIGTERM, _handle_sigterm)
         # also if the job is done already or cannot begin
         atexit.register(_end_pipeline, rendezvous)
         return None
@@ -337,7 +337,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
         return 1
 
 
-def _on_sigterm(signal_number: int, frame: FrameType | None) -> None:
+def _handle_sigterm(signal_number: int, frame: FrameType | None) -> None:
     """Record the arrival time of SIGTERM, which torchrun sends to all processes when one has died."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()

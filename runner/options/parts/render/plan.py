@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.options.parts.sharding.strategies import PlannedPart, make_plan_table
 from runner_base import MIB
-from runner_base.svg import build_document, format_rectangle, format_text_line
+from runner_base.svg import build_svg_document, format_svg_rectangle, format_svg_text
 
 COLOURS = {
     "embedding": "#4e79a7",
@@ -49,23 +49,23 @@ def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]
     height = TOP + STEP * len(parts) + 10
-    drawn = [format_text_line(LEFT, 20, title, bold=True)]
+    drawn = [format_svg_text(LEFT, 20, title, bold=True)]
     x = float(LEFT)
     for kind in kinds:
-        drawn += [format_rectangle(x, 32, 12, 12, COLOURS[kind], kind), format_text_line(x + 18, 43, kind)]
+        drawn += [format_svg_rectangle(x, 32, 12, 12, COLOURS[kind], kind), format_svg_text(x + 18, 43, kind)]
         x += 34 + 7.5 * len(kind)
     for number, part in enumerate(parts):
         y, x = TOP + STEP * number, float(LEFT)
         layers = "" if part.layers is None else f" · {part.layers[0]}-{part.layers[1]}"
-        drawn.append(format_text_line(8, y + 18, f"part {part.part_id}{layers}"))
+        drawn.append(format_svg_text(8, y + 18, f"part {part.part_id}{layers}"))
         for kind, nbytes in part.sections.items():
             width = WIDTH * nbytes / largest
             drawn.append(
-                format_rectangle(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB")
+                format_svg_rectangle(x, y, width, BAR, COLOURS[kind], f"{kind}: {nbytes / MIB:,.1f} MiB")
             )
             x += width
-        drawn.append(format_text_line(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
-    return build_document(LEFT + WIDTH + 130, height, drawn)
+        drawn.append(format_svg_text(x + 8, y + 18, f"{part.nbytes / MIB:,.1f} MiB"))
+    return build_svg_document(LEFT + WIDTH + 130, height, drawn)
 
 
 def format_vllm_command(

@@ -68,7 +68,7 @@ def find_tensor_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -
     problems += [note("tied_absent", file=MANIFEST, tensor=name) for name in absent]
     return (
         problems
-        + _compare_parts_with_source_headers(manifest, parts_of)
+        + _compare_part_headers_with_source(manifest, parts_of)
         + _find_wrong_totals(manifest, checked_parts, parts_of)
     )
 
@@ -104,17 +104,17 @@ def _check_dtype_and_shape(part: CheckedPart, tensor: TensorLocation, source: st
 
 
 def _find_foreign_tensors(
-    parts_of_tensor: dict[str, list[CheckedPart]], known_names: Collection[str]
+    parts_by_tensor: dict[str, list[CheckedPart]], known_names: Collection[str]
 ) -> list[Note]:
     return [
         note("foreign", file=places[0].entry.stored.file, tensor=name)
-        for name, places in parts_of_tensor.items()
+        for name, places in parts_by_tensor.items()
         if name not in known_names
     ]
 
 
-def _compare_parts_with_source_headers(
-    manifest: Manifest, parts_of_tensor: dict[str, list[CheckedPart]]
+def _compare_part_headers_with_source(
+    manifest: Manifest, parts_by_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     try:
         files = read_source_headers(manifest)
@@ -122,25 +122,25 @@ def _compare_parts_with_source_headers(
         return [note("unreadable", error=str(error))]
     known = {name: listed.file for listed in manifest.files for name in listed.tensors or ()}
     problems = [
-        note("absent", file=file, tensor=name) for name, file in known.items() if name not in parts_of_tensor
+        note("absent", file=file, tensor=name) for name, file in known.items() if name not in parts_by_tensor
     ]
     for file in files:
         for tensor in file.tensors:
             known[tensor.name] = file.path.name
-            if tensor.name in parts_of_tensor:
+            if tensor.name in parts_by_tensor:
                 problems += _check_dtype_and_shape(
-                    parts_of_tensor[tensor.name][0], tensor, f"by {file.path.name}"
+                    parts_by_tensor[tensor.name][0], tensor, f"by {file.path.name}"
                 )
             else:
                 problems.append(note("absent", file=file.path.name, tensor=tensor.name))
-    return problems + (_find_foreign_tensors(parts_of_tensor, known) if known else [])
+    return problems + (_find_foreign_tensors(parts_by_tensor, known) if known else [])
 
 
 def _find_wrong_totals(
-    manifest: Manifest, checked_parts: list[CheckedPart], parts_of_tensor: dict[str, list[CheckedPart]]
+    manifest: Manifest, checked_parts: list[CheckedPart], parts_by_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     stored = [tensor for part in checked_parts for tensor in part.tensors.values()]
-    unique = [places[0].tensors[name] for name, places in parts_of_tensor.items()]
+    unique = [places[0].tensors[name] for name, places in parts_by_tensor.items()]
     actual = vars(Totals.from_tensors(unique, stored))
     return [
         note("other_total", file=MANIFEST, key=key, expected=listed, found=actual[key])

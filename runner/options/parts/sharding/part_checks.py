@@ -83,7 +83,7 @@ def check_part(
         if not size_problems:  # with a wrong size, reading the rest finds nothing more
             done.read = open_part_reader(folder, entry)
             if check_level != "quick":
-                _check_digests(path, done, header, partition, check_level, report_progress)
+                _check_part_digests(path, done, header, partition, check_level, report_progress)
     done.seconds = time.perf_counter() - started
     return done
 
@@ -186,7 +186,7 @@ def _find_header_problems(
                 )
 
 
-def _check_digests(
+def _check_part_digests(
     path: Path,
     checked_part: CheckedPart,
     header: WeightFile,
@@ -216,7 +216,7 @@ def _check_digests(
     if not tensors_too:
         return
     try:
-        whole, digests = _compute_digests(
+        whole, digests = _compute_tensor_digests(
             read, header, file_io.parse_digest_algorithm(str(entry.raw.digest)), report_progress
         )
         problems = (
@@ -248,7 +248,7 @@ def _check_digests(
     checked_part.digests = digests
 
 
-def _compute_digests(
+def _compute_tensor_digests(
     read_range: RangeReader, header: WeightFile, algorithm: str, report_progress: ProgressCallback
 ) -> tuple[str, dict[str, str]]:
     """Compute the digests of a part's file and of each of its tensors in a single pass."""

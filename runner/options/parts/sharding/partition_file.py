@@ -113,7 +113,9 @@ def read_partition(path: Path) -> Partition:
             )
     values, fields = parse_json_object(bytes(text), str(path)), JsonFieldReader(path)
     entries = fields.read_list("layers", values.get("layers"))
-    layers = tuple(_parse_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
+    layers = tuple(
+        _parse_partition_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries)
+    )
     forms = {INLINE if isinstance(layer.parameters, InlineNumbers) else REFERENCE for layer in layers}
     # the old form has no such key
     form = values.get("parameters_format", next(iter(forms), INLINE))
@@ -129,7 +131,7 @@ def read_partition(path: Path) -> Partition:
     return Partition(path, part_id, layers, str(form))
 
 
-def _parse_layer(fields: JsonFieldReader, key: str, entry: object) -> PartitionLayer:
+def _parse_partition_layer(fields: JsonFieldReader, key: str, entry: object) -> PartitionLayer:
     values = fields.read_object(key, entry)
     name = fields.read_text(f"{key}.name", values.get("name"))
     key, dtype = f"{key} ({name})", values.get("dtype")
@@ -217,13 +219,13 @@ def format_partition_with_inline_weights(partition: dict[str, Any], tensors: lis
     """
     pairs = zip(partition["layers"], tensors, strict=True)
     layers = ",\n ".join(
-        json.dumps(layer | {"parameters": tensor_to_list(tensor)}) for layer, tensor in pairs
+        json.dumps(layer | {"parameters": convert_tensor_to_list(tensor)}) for layer, tensor in pairs
     )
     rest = json.dumps({key: partition[key] for key in ("parameters_format", "total_params")})
     return f'{{"part_id": {partition["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
 
-def tensor_to_list(tensor: TensorLocation) -> list[float]:
+def convert_tensor_to_list(tensor: TensorLocation) -> list[float]:
     """Return a tensor's values as Python floats, which JSON represents exactly."""
     import numpy as np
 

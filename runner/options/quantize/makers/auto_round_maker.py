@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     """Quantize the model in the requested source folder with AutoRound, and save it to the target folder."""
     import torch
     from auto_round import AutoRound
@@ -25,7 +25,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
         name: {"bits": bits}
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
-        if (bits := _match_bits(name, request["overrides"])) is not None
+        if (bits := _find_bits_of_layer(name, request["overrides"])) is not None
     }
     tools.report_step("quantize by autoround")
     maker = AutoRound(
@@ -54,7 +54,7 @@ def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     return {}
 
 
-def _match_bits(layer_name: str, bits_by_pattern: dict[str, int]) -> int | None:
+def _find_bits_of_layer(layer_name: str, bits_by_pattern: dict[str, int]) -> int | None:
     from fnmatch import fnmatch
 
     path = f".{layer_name}."

@@ -15,7 +15,7 @@ ALL_PIECES = re.compile(r"computing over (\d+) chunks")
 PIECE = re.compile(r"\[(\d+)\][\d.]")  # how llama-imatrix counts them
 
 
-def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     """Quantize a .gguf file with llama-quantize, and write the result to another .gguf file."""
     words = ["--allow-requantize"] if request["file_type"] == "F16" else []
     if request["reads_texts"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     """Quantize the model in the requested source folder with llm-compressor, and save it to the target
     folder.
     """

@@ -71,7 +71,7 @@ def main() -> None:
     os.dup2(2, 1)
     tools = QuantizerTools(order, lambda said: print(json.dumps(said), file=own))
     started = time.monotonic()
-    details: dict[str, Any] = _load_quantizer_module(order["maker"]).make(order, tools)
+    details: dict[str, Any] = _load_quantizer_module(order["maker"]).quantize_model(order, tools)
     # of this process, or of the largest program that it has started
     peak = max(
         resource.getrusage(who).ru_maxrss / KIB_A_MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def make(request: dict[str, Any], tools: Any) -> dict[str, Any]:
+def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     """Quantize the model in the requested source folder with torchao, and save it to the target folder."""
     import torch
     from torchao.quantization import IntxWeightOnlyConfig, PerGroup

@@ -148,8 +148,8 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
                 resolved,
                 server,
                 (
-                    f"the server renders a chat as {_excerpt_difference(text, own['text'])}, but the file's "
-                    f"template renders it as {_excerpt_difference(own['text'], text)}"
+                    f"the server renders a chat as {_quote_first_difference(text, own['text'])}, but the file's "
+                    f"template renders it as {_quote_first_difference(own['text'], text)}"
                 ),
                 _list_flag_overrides_with_prefix(resolved, "--chat-template", "--no-jinja"),
             )
@@ -288,7 +288,7 @@ def _format_differing_tokens(ids: Sequence[int], other_ids: Sequence[int]) -> st
     return f"{len(ids)} tokens (position {at + 1} and following: {[*ids[at : at + 6]]})"
 
 
-def _excerpt_difference(text: str, other_text: str) -> str:
+def _quote_first_difference(text: str, other_text: str) -> str:
     """Return 60 characters of a text around its first difference from another text."""
     at = max(_find_first_difference(text, other_text) - 20, 0)
     return repr(("…" if at else "") + text[at : at + 60])

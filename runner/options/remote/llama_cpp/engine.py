@@ -61,8 +61,8 @@ class LlamaCppEngine(StartedEngine):
             return note("rows_together")
         return note("prompts_cached") if self._keys.caches_prompts else note("rows_alone")
 
-    def request_parameters(self, request: Request) -> dict[str, Any]:
-        sent = super().request_parameters(request)
+    def build_request_parameters(self, request: Request) -> dict[str, Any]:
+        sent = super().build_request_parameters(request)
         if not self._keys.caches_prompts:
             sent["extra_body"] = {**sent.get("extra_body", {}), "cache_prompt": False}
         return sent

@@ -91,9 +91,9 @@ def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
             )
         return found
     if model.executable is not None:
-        return _probe_executable(model.executable, "model.executable", model.executable)
+        return _probe_llama_server(model.executable, "model.executable", model.executable)
     if shutil.which(SERVER) is not None:
-        return _probe_executable(SERVER, SERVER, NOT_GIVEN)
+        return _probe_llama_server(SERVER, SERVER, NOT_GIVEN)
     for folder in (Path(".llama_cpp").absolute(), CHECKOUT / ".llama_cpp"):
         python = folder / "bin" / "python"
         if python.is_file() and (found := _probe_xllamacpp(str(python))) is not None:
@@ -104,7 +104,7 @@ def find_llama_cpp_program(model: LlamaCppConfig) -> LlamaCppProgram:
     raise ConfigError(f"llama.cpp was not found: {HOW}", key="model", value="llama_cpp", code="needs_package")
 
 
-def _probe_executable(name: str, key: str, value: object) -> LlamaCppProgram:
+def _probe_llama_server(name: str, key: str, value: object) -> LlamaCppProgram:
     """Find llama-server by path or name, and run it to read its version and flags."""
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:

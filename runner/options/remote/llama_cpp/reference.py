@@ -80,7 +80,7 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
     try:
         files = resolve_model(exact).files
         rounded = make_model_spec(request, Dtype.float32, int8_activations=True)
-        if not files.can_keep_blocks:
+        if not files.can_keep_gguf_blocks:
             rounded = make_model_spec(request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
         return said | {"scores": score_texts(exact, ids), "rounded": score_texts(rounded, ids)}
     except RunnerError as error:

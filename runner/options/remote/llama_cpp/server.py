@@ -103,7 +103,7 @@ class LlamaCppServer(StartedServer):
             answer = self.fetch_json(path, body, self.model.request_timeout_s)
         except (OSError, ValueError) as error:
             raise self.get_exit_error() or JobFailed(
-                f"{self.label} does not answer /{path}: {to_one_line(error)}{self._quote_last_error()}",
+                f"{self.label} does not answer /{path}: {to_one_line(error)}{self._quote_last_server_error()}",
                 code="unreachable",
             ) from None
         return answer if isinstance(answer, dict) else {}

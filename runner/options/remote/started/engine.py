@@ -163,10 +163,10 @@ class StartedEngine(ApiEngine):
         if base in wrong:
             raise copy(wrong[base])
         folder = self._folder
-        server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
+        server, was_running = self._bases.get_or_load_base_model(base, lambda: self._start_server(folder))
         if was_running and server.get_exit_error() is not None:  # it ended between two jobs
             self._bases.clear()
-            server, was_running = self._bases.get_or_load(base, lambda: self._start_server(folder))
+            server, was_running = self._bases.get_or_load_base_model(base, lambda: self._start_server(folder))
         self._start_s = 0.0 if was_running else server.start_s
         super().close()
         self._server = server

@@ -95,7 +95,7 @@ class StartedServer(ABC):
 
     def get_exit_error(self) -> RunnerError | None:
         if self._ended is None and (code := self._keeper.poll()) is not None:
-            self._ended = JobFailed(self._describe_exit(code, advice=f". {KEPT}"), code="failed")
+            self._ended = JobFailed(self._describe_server_exit(code, advice=f". {KEPT}"), code="failed")
         return self._ended
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class StartedServer(ABC):
                     raise self._make_start_error(code)
                 if time.monotonic() > until:
                     late = f"{self.label} was not ready within model.start_timeout_s={self.start_limit_s:g}"
-                    raise JobFailed(f"{late}{self._quote_last_error()}", code="failed")
+                    raise JobFailed(f"{late}{self._quote_last_server_error()}", code="failed")
                 if lines := child_process.read_last_lines(self.log, 1, self.log_from):
                     bar.set_position(0, log=self.BEFORE.sub("", lines[0])[:60])
                 time.sleep(POLL_S)
@@ -200,7 +200,7 @@ class StartedServer(ABC):
             return False
 
     def _make_start_error(self, exit_code: int) -> RunnerError:
-        quoted = self._quote_last_error()
+        quoted = self._quote_last_server_error()
         if any(sign in quoted for sign in self.TAKEN):
             return _PortTaken(
                 f"another program listens there{quoted}", key="model.port", value=self.port, code="busy"
@@ -210,22 +210,22 @@ class StartedServer(ABC):
             return ConfigError(
                 f"{self.label} rejects its command line{quoted}", key=key, value=words, code="bad_value"
             )
-        return JobFailed(self._describe_exit(exit_code, " while it started"), code="failed")
+        return JobFailed(self._describe_server_exit(exit_code, " while it started"), code="failed")
 
     # ------------------------------------------------------------------------------------- messages
 
-    def _describe_exit(self, exit_code: int, exit_time: str = "", advice: str = "") -> str:
+    def _describe_server_exit(self, exit_code: int, exit_time: str = "", advice: str = "") -> str:
         # negative: of a signal
         exit_code = (
             server_supervisor.KILLED - exit_code if exit_code > server_supervisor.KILLED else exit_code
         )
-        quoted = self._quote_last_error(should_quote_other_lines=exit_code >= 0)
+        quoted = self._quote_last_server_error(should_quote_other_lines=exit_code >= 0)
         how_it_ended = f"{self.label} {child_process.describe_exit_code(exit_code)}{exit_time}"
         if any(sign in quoted for sign in self.NO_MEMORY) and exit_code != -signal.SIGKILL:
             how_it_ended += f": not enough memory. {self.make_memory_advice()}"
         return how_it_ended + advice + quoted
 
-    def _quote_last_error(self, should_quote_other_lines: bool = True) -> str:
+    def _quote_last_server_error(self, should_quote_other_lines: bool = True) -> str:
         """Quote the last error in the server's log, or the last lines if there is no error."""
         lines = [
             self.BEFORE.sub("", line).strip()

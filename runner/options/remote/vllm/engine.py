@@ -44,8 +44,8 @@ class VllmEngine(StartedEngine):
         self._reference = comparison.ReferenceScores()
         super().__init__(resolved, capabilities, bases, folder)
 
-    def request_parameters(self, request: Request) -> dict[str, Any]:
-        sent = super().request_parameters(request)
+    def build_request_parameters(self, request: Request) -> dict[str, Any]:
+        sent = super().build_request_parameters(request)
         if not (request.deltas or request.timed):
             sent["extra_body"] = sent.get("extra_body", {}) | {"stream_interval": EVENT_TOKENS}
         return sent

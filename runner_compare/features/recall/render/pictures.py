@@ -60,7 +60,7 @@ def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "
             "lower bound of the effective length. "
             "The dashed line marks the first length with a significant loss"
         )
-        pictures.append(Picture(MAPS, title, lambda: draw_heat_maps(plot_data)))
+        pictures.append(Picture(MAPS, title, lambda: draw_recall_heat_maps(plot_data)))
     return pictures
 
 
@@ -88,7 +88,7 @@ def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
     figure = Figure(figsize=(8.2, 3.9), layout="constrained")
     pane = figure.subplots()
     for number, setting in enumerate(shown):
-        _draw_curve(pane, setting, number, 1 + 0.02 * (number - (len(shown) - 1) / 2))
+        _draw_recall_curve(pane, setting, number, 1 + 0.02 * (number - (len(shown) - 1) / 2))
     lengths = sorted({length for setting in shown for length in setting.lengths})
     _format_length_axis(pane, lengths)
     pane.set_ylabel("recall, %")
@@ -102,7 +102,7 @@ def draw_recall_curves(plot_data: Sequence[RecallPlotData]) -> Figure:
     return figure
 
 
-def _draw_curve(pane: Axes, setting: RecallPlotData, line_index: int, x_offset: float) -> None:
+def _draw_recall_curve(pane: Axes, setting: RecallPlotData, line_index: int, x_offset: float) -> None:
     """Draw a setting's recall with intervals.
 
     A thick line ends at the lower bound of the effective length.
@@ -119,7 +119,7 @@ def _draw_curve(pane: Axes, setting: RecallPlotData, line_index: int, x_offset: 
         pane.plot(xs, ys, color=colour, linewidth=4, alpha=0.25, zorder=0)
 
 
-def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
+def draw_recall_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
     from matplotlib.figure import Figure
 
     every = [setting for setting in plot_data if setting.depths]
@@ -131,7 +131,7 @@ def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
     figure = Figure(figsize=(width, 0.5 + 2.3 * lines), layout="constrained")
     panes = figure.subplots(lines, columns, squeeze=False).ravel()
     for pane, setting in zip(panes, shown, strict=False):
-        _draw_heat_map(pane, setting)
+        _draw_recall_heat_map(pane, setting)
     for pane in panes[len(shown) :]:
         pane.set_visible(False)
     if len(shown) < len(every):
@@ -139,7 +139,7 @@ def draw_heat_maps(plot_data: Sequence[RecallPlotData]) -> Figure:
     return figure
 
 
-def _draw_heat_map(pane: Axes, setting: RecallPlotData) -> None:
+def _draw_recall_heat_map(pane: Axes, setting: RecallPlotData) -> None:
     """Draw the recall heat map of one configuration, with depth 0 at the top and the shortest
     length on the left.
     """
@@ -200,7 +200,7 @@ def _format_length(length: int) -> str:
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
-def create_row_recall_pictures(
+def create_recall_pictures_per_row(
     rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]
 ) -> list[Picture]:
     """Return the recall plots of table rows. Empty if only one length was tested."""

@@ -15,7 +15,7 @@ from runner_compare.features.recovery.render.text import (
     format_settings,
     format_size,
     list_cells,
-    list_versions,
+    list_library_versions,
     name_baseline,
     name_candidates,
     shorten_path,
@@ -65,7 +65,7 @@ def render_card_page(table: RecoveryTable, section: CardSection | None = None) -
     )
     if section is not None:
         out.write(f"<h2>{escape_html(section.title)}</h2>\n")
-        write_html_table([*section.columns], [""] * len(section.list_lines()), out)
+        write_html_table([*section.columns], [""] * len(section.format_rows_as_lines()), out)
     picture = Picture("recovery", TITLE, lambda: draw_recovery_panels(table))
     out.write(f"<figure>\n{picture.to_inline_svg()}\n</figure>\n")
     classes = [
@@ -77,7 +77,9 @@ def render_card_page(table: RecoveryTable, section: CardSection | None = None) -
     write_html_table(_build_question_columns(table), [""] * len(table.sets), out)
     out.write("<h2>Models and jobs</h2>\n")
     write_html_table(_build_job_columns(table), ["baseline", *[""] * len(table.candidates)], out)
-    versions = list_versions([table.baseline_facts, *(candidate.facts for candidate in table.candidates)])
+    versions = list_library_versions(
+        [table.baseline_facts, *(candidate.facts for candidate in table.candidates)]
+    )
     if versions:
         out.write(f"<h2>Versions</h2>\n<p>{escape_html(' · '.join(versions))}</p>\n")
     out.write("</body>\n</html>\n")

@@ -16,7 +16,7 @@ from runner_compare.features.recovery.render.text import (
     format_settings,
     list_cells,
     list_column_names,
-    list_versions,
+    list_library_versions,
     name_candidates,
     shorten_hash,
     shorten_path,
@@ -46,7 +46,7 @@ def draw_recovery_card(table: RecoveryTable, section: CardSection | None = None)
     lines = []
     if section is not None:
         heads.append(section.title)
-        lines = section.list_lines()
+        lines = section.format_rows_as_lines()
     return _draw(table, heads, lines, _list_footer_lines(table))
 
 
@@ -65,7 +65,7 @@ def _list_footer_lines(table: RecoveryTable) -> list[str]:
     for name, facts in [*facts_by_name.items()][: MAX_ROWS + 1]:
         model = f" · SHA-256 {shorten_hash(facts.model_sha256)}" if len(hashes) > 1 else ""
         lines.append(f"{name}: {' '.join(map(shorten_path, facts.job_ids[:MAX_SETS]))}{model}")
-    if versions := list_versions([*facts_by_name.values()]):
+    if versions := list_library_versions([*facts_by_name.values()]):
         lines.append(" · ".join(versions))
     return lines
 
@@ -92,7 +92,7 @@ def _draw(table: RecoveryTable, heads: list[str], section_lines: list[str], foot
     bottom = 0.4 + LINE_HEIGHT * (len(below) + len(legend)) + (0.3 if heads else 0.0)
     height = top + panel_height + bottom
     figure = Figure(figsize=(width, height))
-    low, high = _find_range(table)
+    low, high = _find_recovery_axis_range(table)
     for position, number in enumerate(kept):
         pane = figure.add_axes(
             (
@@ -103,7 +103,7 @@ def _draw(table: RecoveryTable, heads: list[str], section_lines: list[str], foot
             )
         )
         cells = [list_cells(candidate)[number] for candidate in table.candidates[: len(names)]]
-        _draw_panel(pane, columns[number], cells, low, high, is_pooled=number == len(table.sets))
+        _draw_recovery_panel(pane, columns[number], cells, low, high, is_pooled=number == len(table.sets))
         pane.set_yticks(range(len(names)), labels if position == 0 else [""] * len(names), color=INK)
     for number, line in enumerate(heads):
         style: dict[str, Any] = {"fontsize": 9.5, "color": MUTED}
@@ -123,7 +123,7 @@ def _wrap(text: str, width_inches: float) -> list[str]:
     return wrap(text, int((width_inches - 2 * EDGE) / 0.058), break_on_hyphens=False)
 
 
-def _find_range(table: RecoveryTable) -> tuple[float, float]:
+def _find_recovery_axis_range(table: RecoveryTable) -> tuple[float, float]:
     found = [
         cell.recovery
         for candidate in table.candidates
@@ -136,7 +136,7 @@ def _find_range(table: RecoveryTable) -> tuple[float, float]:
     return 100 * (low - SPREAD * (high - low)), 100 * (high + SPREAD * (high - low))
 
 
-def _draw_panel(
+def _draw_recovery_panel(
     pane: Axes, title: str, cells: list[RecoveryCell], low: float, high: float, is_pooled: bool
 ) -> None:
     pane.set_title(escape_mathtext(title), loc="left", fontweight="bold" if is_pooled else "normal")

@@ -45,7 +45,7 @@ class CardSection:
     title: str
     columns: list[Column]
 
-    def list_lines(self) -> list[str]:
+    def format_rows_as_lines(self) -> list[str]:
         """Return each table row as one line."""
         rows = zip(*(column.cells for column in self.columns), strict=True)
         return [" · ".join(filter(None, row)) for row in rows]
@@ -222,7 +222,7 @@ def shorten_hash(digest: str | None) -> str:
     return ABSENT if digest is None else digest[:HASH_DIGITS]
 
 
-def list_versions(facts: Sequence[JobFacts]) -> list[str]:
+def list_library_versions(facts: Sequence[JobFacts]) -> list[str]:
     """Return all versions of packages that the jobs used, each once. A commit is shortened."""
     found = dict.fromkeys(version for of_jobs in facts for version in of_jobs.versions)
     return [

@@ -17,9 +17,9 @@ from runner_compare.render.pictures import (
     MAX_LABELS,
     MAX_PANELS,
     annotate_point,
-    draw_front_and_grid,
+    draw_pareto_front_and_grid,
     max_line_length,
-    separate_labels,
+    move_overlapping_labels_apart,
     wrap_row_names,
     write_numbered_row_names,
 )
@@ -85,7 +85,7 @@ def draw_kl_over_weight_size(rows: Sequence[TableRow], keys: Sequence[str]) -> F
             else ""
         )
         pane.set_title(escape_mathtext(", ".join(panel) + cut * (panel == panels[-1])), loc="left")
-    separate_labels(figure, labels)
+    move_overlapping_labels_apart(figure, labels)
     return figure
 
 
@@ -113,7 +113,7 @@ def draw_kl_points(pane: Axes, points: Sequence[KlPoint], size_label: str) -> li
     pane.set_yscale("log")
     pane.set_xlabel(size_label)
     pane.set_ylabel("KL divergence from the reference, nats per token")
-    draw_front_and_grid(pane)
+    draw_pareto_front_and_grid(pane)
     return labels
 
 
