@@ -279,18 +279,9 @@ def prefixes() -> None:
     )
 
 
-def best_us(work: Callable[[], Any], tries: int = 30) -> float:
-    """Return the median microseconds of something on the device."""
-    took = []
-    for _ in range(tries + 5):
-        if ON_GPU:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if ON_GPU:
-            torch.cuda.synchronize()
-        took.append((time.perf_counter() - started) * 1e6)
-    return statistics.median(took[5:])
+def _measure_us(work: Callable[[], Any], tries: int = 30) -> float:
+    """Return the median microseconds of something on the device, after five warm-up calls."""
+    return 1e6 * statistics.median([_measure_seconds(work) for _ in range(tries + 5)][5:])
 
 
 def own_attention(rows: int, places: int, has_splits: bool) -> tuple[str, bool]:
@@ -373,7 +364,7 @@ def compared(ways: dict[str, Callable[[], torch.Tensor]]) -> tuple[str, bool]:
     for name, way in ways.items():
         if not ON_GPU:
             off = float((way().float() - usual).abs().max())
-            words.append(f"{name} {best_us(way):.0f} µs (off {off:.1g})")
+            words.append(f"{name} {_measure_us(way):.0f} µs (off {off:.1g})")
             passed = passed and off < 1e-3
             continue
         try:
@@ -384,9 +375,8 @@ def compared(ways: dict[str, Callable[[], torch.Tensor]]) -> tuple[str, bool]:
             held.fill_(torch.nan)
             graph.replay()
             again = float((held.float() - usual).abs().max())
-            words.append(
-                f"{name} {best_us(way):.0f} µs, replayed {best_us(graph.replay):.0f} (off {off:.1g}, {again:.1g})"
-            )
+            took_us, replayed_us = _measure_us(way), _measure_us(graph.replay)
+            words.append(f"{name} {took_us:.0f} µs, replayed {replayed_us:.0f} (off {off:.1g}, {again:.1g})")
             passed = passed and off < 0.05 and again < 0.05
         except Exception as error:  # noqa: BLE001  # what it says is the measurement
             words.append(f"{name}: {str(error).splitlines()[0][:120]}")

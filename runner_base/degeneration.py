@@ -81,7 +81,6 @@ def find_loop(text: str) -> Loop | None:
     return _find_exact_loop(text) or _find_counting_loop(text)
 
 
-@lru_cache(maxsize=256)
 def find_loop_at_end(text: str) -> Loop | None:
     """Return the loop in which a text ends, as long as its units are exactly equal. None if there is none.
 
@@ -99,6 +98,8 @@ def _find_counting_loop(text: str) -> Loop | None:
     return loop if sum(character.isalpha() for character in loop.unit) >= MIN_COUNTING_LETTERS else None
 
 
+# the verdict on an answer, its signs and the start of its loop ask for the same text
+@lru_cache(maxsize=1024)
 def _find_exact_loop(text: str) -> Loop | None:
     loops = [
         loop

@@ -37,9 +37,10 @@ def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgem
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop
     reading = extract_answers(parts, gold, is_whole, scorer)
-    is_ended = is_whole or answer.is_stuck_in_loop
+    is_stuck = answer.is_stuck_in_loop
+    is_ended = is_whole or is_stuck
     cut_off = {
-        way: (not is_ended and not is_marked) or (parts.is_open and not answer.is_stuck_in_loop)
+        way: (not is_ended and not is_marked) or (parts.is_open and not is_stuck)
         for way, is_marked in reading.marked.items()
     }
 

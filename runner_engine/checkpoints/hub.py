@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
@@ -87,19 +87,12 @@ def find_hub_snapshot(
                     repo_id,
                     describe_hub_failure(error),
                 )
-            return HubSnapshot(config_key, repo_id, wanted, commit, repo, ())
+            return replace(cached, files=(), tree={})
         raise _build_hub_rejection_error(cached, error) or _build_hub_unreachable_error(
             cached, gaps, error
         ) from error
-    return HubSnapshot(
-        config_key,
-        repo_id,
-        wanted,
-        commit,
-        repo,
-        hub_cache.select_matching_repository_files(tree, patterns),
-        tree,
-    )
+    files = hub_cache.select_matching_repository_files(tree, patterns)
+    return replace(cached, commit=commit, files=files, tree=tree)
 
 
 def download_snapshot(snapshot: HubSnapshot) -> None:

@@ -43,7 +43,7 @@ from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Request, require_capabilities
 
-VERSION = 2  # 2: a higher limit would not make an answer right that was cut off in a loop
+VERSION = 2  # 2: an answer that was cut off in a loop is judged as if it were complete
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 # Jobs that run the programs in another way, or ask more or fewer problems, reuse the answers.

@@ -37,7 +37,7 @@ from runner_base import Result, Sample, short_model_name
 from runner_compare import RecallCard
 from runner_engine import Capability, Request, require_capabilities
 
-VERSION = 2  # 2: a higher limit would not make an answer right that was cut off in a loop
+VERSION = 2  # 2: an answer that was cut off in a loop is judged as if it were complete
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
