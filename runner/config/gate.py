@@ -14,23 +14,24 @@ MARGIN = ValueConstraint(
 )
 
 
-def drop_with_policy(value: str | None, policy: Any) -> str | None:
-    """Return a key of the gate for early stopping. With a policy, jobs answer all questions, because its
-    tests need fixed numbers of questions.
-    """
-    return value if policy is None else None
-
-
 def resolve_early_stop_key(key: str, *, _parent_: Any, _root_: Any) -> Any:
     """Resolve `${early_stop_from_gate:KEY}` to a key of the gate.
 
-    With a policy, or if the questions are not independent, the value is null, and jobs answer all questions.
+    The value is null if the gate has a policy, because the tests of a policy need fixed numbers of questions,
+    or if the questions are not independent. Then jobs answer all questions.
     """
     from omegaconf import OmegaConf  # jobs of other processes need no composition
 
     schema: Any = OmegaConf.get_type(_parent_)
-    is_possible = all(_parent_[name] == value for name, value in schema.early_stop_needs.items())
-    return drop_with_policy(_root_.gate[key], _root_.gate.policy) if is_possible else None
+    is_possible = _root_.gate.policy is None and all(
+        _has_value(_parent_, name, value) for name, value in schema.early_stop_needs.items()
+    )
+    return _root_.gate[key] if is_possible else None
+
+
+def _has_value(task: Any, name: str, value: Any) -> bool:
+    """Compare a key of the task. `${data_set:cluster}` has every value: it depends on early stopping itself."""
+    return bool(task._get_node(name)._is_interpolation() or task[name] == value)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 from runner.config import data_sets, profiles
 from runner.config.battery_sizes import plan_battery_questions
 from runner.config.choices import find_choice_file, installed_choice_files
-from runner.config.gate import drop_with_policy, resolve_early_stop_key
+from runner.config.gate import resolve_early_stop_key
 from runner.config.groups import GROUPS, schema_keys
 from runner.config.hydra_versions import register_resolver
 from runner.config.root import RunnerConfig
@@ -26,8 +26,7 @@ from runner_base.fields import get_choice_name
 # import this module.
 register_resolver("variable", get_variable, replace=True)
 register_resolver("battery_questions", plan_battery_questions, replace=True)  # conf/task/battery uses it
-register_resolver("without_policy", drop_with_policy, replace=True)  # conf/task uses it
-register_resolver("early_stop_from_gate", resolve_early_stop_key, replace=True)  # conf/task of options use it
+register_resolver("early_stop_from_gate", resolve_early_stop_key, replace=True)  # conf/task uses it
 register_resolver("data_set", data_sets.resolve_data_set_key, replace=True)  # conf/task uses it
 
 

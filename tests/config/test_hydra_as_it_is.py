@@ -19,7 +19,7 @@ RESOLVERS = "omegaconf.basecontainer.BaseContainer._resolvers"
 OF_EACH_HYDRA = {"hydra", "now", "python_version"}  # every Hydra object registers these again
 OF_EACH_HYDRA |= {"hydra_deprecated_override_dirname", "hydra_override_dirname"} if IS_HYDRA_1_4 else set()
 # ${data_set:KEY} and ${variable:NAME} of conf/: OmegaConf has one table for all
-OURS = {"battery_questions", "without_policy", "early_stop_from_gate", "data_set", "variable"}
+OURS = {"battery_questions", "early_stop_from_gate", "data_set", "variable"}
 # Hydra registers it at its first use
 OF_FIRST_USE = {"hydra.instantiate_override"} if IS_HYDRA_1_4 else set()
 PATCHES = (

@@ -198,7 +198,6 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], code: Code, key: str) -> Non
         (("quantization=none", "gate.baseline=quantization=none", "gate.margin=2"), "gate.baseline=quantization=none"),
         (("quantization=none,int8", "gate.baseline=quantization=none", "gate.margin=2,3"), "gate"),
         (("quantization=none,int8", "gate.baseline=quantization=none", "gate.margin=1nats"), "task.early_stop_margin=1nats"),
-        (("quantization=none,int8", "gate.baseline=quantization=none", "gate.margin=2", "task.cluster=template"), "task.cluster=template"),
     ],
 )  # fmt: skip
 def test_a_gate_that_cannot_decide_is_rejected_before_a_job_runs(
@@ -208,3 +207,10 @@ def test_a_gate_that_cannot_decide_is_rejected_before_a_job_runs(
     assert done.code == 2
     assert f"error: {key}: " in done.err
     assert not (tmp_path / "outputs" / "jobs").exists()
+
+
+@pytest.mark.parametrize("key", ["task.cluster=template", "task.rotate=2", "task.repeat_index=1"])
+def test_jobs_answer_all_questions_if_these_are_not_independent(runner: Run, key: str) -> None:
+    words = ("--cfg", "job", "--resolve", "-p", "task", "gate.baseline=quantization=none", "gate.margin=2")
+    assert "early_stop_vs: quantization=none" in runner(*words).out
+    assert "early_stop_vs: null" in runner(*words, key).out
