@@ -2,6 +2,10 @@
    products, but it could not hide the time for storing them. 32 bytes hold a pair of inputs of 32 outputs: those of the
    first 16 in their lower halves. */
 
+#ifndef FOUR_BIT_REACH
+#define FOUR_BIT_REACH 4096 /* bytes of a panel that a single row prefetches ahead */
+#endif
+
 /* How far a product with 4-bit weights has come */
 typedef struct {
   const bf16 *x;
@@ -10,13 +14,14 @@ typedef struct {
   int64_t inputs, outputs, blocks; /* blocks: how many are left */
   int64_t steps, lines;            /* of a block: steps, and cache lines that are prefetched meanwhile */
   next_weights next;
+  const char *ahead[2]; /* what a single row prefetches during a block, as far as the block reads */
 } four_bit_cursor;
 
 /* sum [R, P panels] = the products of a block of inputs, without its scale */
 INLINE void four_bit_block(const int R, const int P, const four_bit_cursor *at, const __m512i *table,
                            vec sum[][2 * PANEL_VECS]) {
   const bf16 *x = at->x;
-  const char *panel = at->panels[0], *second = at->panels[1];
+  const char *panel = at->panels[0], *second = at->panels[1], *ahead = at->ahead[0], *also = at->ahead[1];
   const int64_t inputs = at->inputs, steps = at->steps;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -27,6 +32,10 @@ INLINE void four_bit_block(const int R, const int P, const four_bit_cursor *at, 
     __m512i w[2 * PANEL_VECS];
     look_up_four_bit(panel + s * PANEL, table[0], w, w + 1);
     if (P == 2) look_up_four_bit(second + s * PANEL, table[1], w + 2, w + 3);
+    if (R == 1 && s % 2 == 0) {
+      __builtin_prefetch(ahead + s * PANEL, 0, 2);
+      if (P == 2) __builtin_prefetch(also + s * PANEL, 0, 2);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const words number = broadcast_bf16(x + r * inputs + 2 * s);
@@ -34,6 +43,16 @@ INLINE void four_bit_block(const int R, const int P, const four_bit_cursor *at, 
       for (int v = 0; v < P * PANEL_VECS; v++) sum[r][v] = dot_bf16(sum[r][v], number, (words)w[v]);
     }
   }
+}
+
+/* A single row goes through a panel once, and so waits for memory: the panel is prefetched a little ahead of where it is
+   read, and the next one only near the end (as stream_panels does). */
+INLINE void look_ahead_in_panel(const int P, four_bit_cursor *at) {
+  const int64_t size = at->steps * PANEL, blocks = ceil_div(FOUR_BIT_REACH, size);
+  const char *const next[2] = {at->next.first, at->next.second};
+#pragma GCC unroll 2
+  for (int i = 0; i < P; i++)
+    at->ahead[i] = at->blocks > blocks ? at->panels[i] + blocks * size : next[i] + (blocks - at->blocks) * size;
 }
 
 /* Moves to the next block of inputs, and prefetches some of what is multiplied next. */
@@ -62,6 +81,7 @@ INLINE void four_bit_tile(const int R, const int P, four_bit_cursor at, const vo
     for (int v = 0; v < P * PANEL_VECS; v++) total[r][v] = _mm512_setzero_ps();
   do {
     vec sum[REGISTER_ROWS][2 * PANEL_VECS];
+    if (R == 1) look_ahead_in_panel(P, &at);
     __asm__ volatile("" : : "r"(&at) : "memory"); /* what a block does not need stays out of its registers */
     four_bit_block(R, P, &at, table, sum);
     __asm__ volatile("" : : "r"(&at) : "memory");
@@ -93,6 +113,7 @@ static void four_bit_sums(const product *p, const panel_pair *u, const bf16 *x, 
     const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
     const int64_t left = next.lines - s * per_tile;
     at.next.lines = left < 0 ? 0 : left < per_tile ? left : per_tile;
+    if (rows == 1) at.next.lines = 0; /* look_ahead_in_panel instead */
     four_bit_cursor second = at;
     second.panels[0] = at.panels[1], second.scales[0] = at.scales[1], second.next.first = at.next.second;
 #define CASE(N)                                                                                                   \

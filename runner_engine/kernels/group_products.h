@@ -145,8 +145,90 @@ INLINE void NAME(sums_of_code_row)(const int type, const matrix *const of[2], co
       }
     }
   }
-  memcpy(y, sum, sizeof sum);
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+    for (int v = 0; v < PANEL / LANES; v++) _mm512_storeu_ps(y + p * PANEL + v * LANES, sum[p][v]);
 }
+
+#if PACK == 2
+/* Pairs of neighbouring inputs of some outputs, as numbers: codes become the digits of 128 and of 2048, whose products with a
+   scale of 11 bits are exact, so that one subtraction takes the zero point away, too */
+typedef struct {
+  __m512i places[2], digits, number; /* where 8 outputs' codes are in 16 bytes, each twice; their bits; 128 and 2048 */
+  __m512i twice[2];                  /* 8 outputs of 16, each twice */
+} pairs_of_codes;
+
+INLINE pairs_of_codes how_codes_become_pairs(void) {
+  pairs_of_codes how = {.digits = _mm512_set1_epi64(0x0000f000000f0000), .number = _mm512_set1_epi64(0x4500000043000000)};
+  for (int half = 0; half < 2; half++) {
+    uint8_t place[64];
+    int32_t output[16];
+    memset(place, 0x80, sizeof place); /* zero */
+    for (int o = 0; o < 8; o++) {
+      place[8 * o + 2] = place[8 * o + 5] = (uint8_t)(8 * half + o);
+      output[2 * o] = output[2 * o + 1] = 8 * half + o;
+    }
+    how.places[half] = _mm512_loadu_si512(place), how.twice[half] = _mm512_loadu_si512(output);
+  }
+  return how;
+}
+
+/* The same sums where the product of a code without its zero point and the scale has few bits (has_short_weights) */
+INLINE void NAME(sums_of_short_code_row)(const matrix *const of[2], const uint8_t *const panel[2], const NAME(operand) *x,
+                                         int64_t inputs, float *y) {
+  const int64_t block = of[0]->block, groups = ceil_div(inputs, block);
+  const pairs_of_codes how = how_codes_become_pairs();
+  const __m512 number = _mm512_castsi512_ps(how.number);
+  const uint8_t *at[2];
+  __m512 sum[2][PANEL / LANES], scale[2][PANEL / LANES][2], offset[2][PANEL / LANES][2];
+  for (int p = 0; p < 2; p++) {
+    at[p] = panel[p] + group_number_bytes(of[p], inputs) * PANEL;
+    for (int v = 0; v < PANEL / LANES; v++) sum[p][v] = _mm512_setzero_ps();
+  }
+  for (int64_t group = 0, k = 0; group < groups; group++) {
+    const int64_t end = k + block < inputs ? k + block : inputs;
+    for (int p = 0; p < 2; p++) {
+      const group_numbers numbers = numbers_of_group(of[p], panel[p], groups, group);
+      for (int v = 0; v < PANEL / LANES; v++)
+        for (int half = 0; half < 2; half++) {
+          const __m512 zero = _mm512_permutexvar_ps(how.twice[half], _mm512_loadu_ps(numbers.zero_point + v * LANES));
+          scale[p][v][half] = _mm512_permutexvar_ps(how.twice[half], _mm512_loadu_ps(numbers.scale + v * LANES));
+          offset[p][v][half] = _mm512_mul_ps(_mm512_add_ps(number, zero), scale[p][v][half]);
+        }
+    }
+    for (; k < end; k += 8) {
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; p++) __builtin_prefetch(at[p] + AHEAD), __builtin_prefetch(at[p] + AHEAD + CACHE_LINE);
+#pragma GCC unroll 4
+      for (int i = 0; i < 8; i += 2) {
+        const words of_row = NAME(broadcast)(x + k + i);
+#pragma GCC unroll 2
+        for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < PANEL / LANES; v++) {
+            const __m512i codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(at[p] + i / 2 * PANEL + v * LANES)));
+            __m512 weights[2];
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+              const __m512i placed = _mm512_shuffle_epi8(codes, how.places[half]);
+              const __m512 code = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(placed, how.digits, how.number, 0xea));
+              weights[half] = _mm512_fmsub_ps(code, scale[p][v][half], offset[p][v][half]);
+            }
+            const words pairs = (words)_mm512_cvtne2ps_pbh(weights[1], weights[0]);
+            sum[p][v] = (__m512)NAME(dot)((vec)sum[p][v], of_row, pairs);
+          }
+      }
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; p++) at[p] += 4 * PANEL;
+    }
+  }
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+    for (int v = 0; v < PANEL / LANES; v++) _mm512_storeu_ps(y + p * PANEL + v * LANES, sum[p][v]);
+}
+#endif
 #elif HAS_CODE_ROWS
 /* The weights that some codes of 4 bits stand for, as store_codes makes them. table: both halves of it */
 INLINE floats NAME(weights_of_codes)(const int made, ints code, const floats table[2], const float *scale,
@@ -229,6 +311,9 @@ BETWEEN_UNITS void NAME(multiply_row_by_codes)(const matrix *const of[2], const 
   const uint8_t *const panels[2] = {(const uint8_t *)first, (const uint8_t *)second};
 #ifdef HAS_AVX512
   if (of[0]->code_type == TABLE) NAME(sums_of_code_row)(TABLE, of, panels, x, inputs, y);
+#if PACK == 2
+  else if (has_short_weights(of[0]) && has_short_weights(of[1])) NAME(sums_of_short_code_row)(of, panels, x, inputs, y);
+#endif
   else NAME(sums_of_code_row)(INTEGERS, of, panels, x, inputs, y);
 #else
   if (of[0]->code_type == TABLE) NAME(sums_of_code_row)(OF_TABLE, of, panels, x, inputs, y);
