@@ -43,10 +43,15 @@ def find_rms_norms(model: nn.Module) -> Iterator[Any]:
 
 
 def replace_norm_if_equivalent(
-    layer: Any, fused_norm: FusedNormFunction, tolerance_by_dtype: Mapping[torch.dtype, float]
+    layer: Any,
+    fused_norm: FusedNormFunction,
+    tolerance_by_dtype: Mapping[torch.dtype, float],
+    max_rounded_otherwise: float = 1.0,
 ) -> bool:
     """Replace a norm's `forward` by a fused function if a test run gives the same outputs.
 
+    max_rounded_otherwise: the largest fraction of 16-bit outputs that may differ. A norm that rounds
+    before it multiplies by the weight differs from others in about 40 % of its outputs.
     Returns whether it was replaced.
     """
     weight, epsilon = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
@@ -67,8 +72,11 @@ def replace_norm_if_equivalent(
             3, weight.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float32
         ).to(weight)
         expected = own(trial).float()
-        off = (forward(trial).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
-    if not off <= tolerance_by_dtype[weight.dtype]:  # some families' norms use their weight in another way
+        found = forward(trial).float()
+        off = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
+        differs = 0.0 if weight.dtype == torch.float32 else (found != expected).float().mean()
+    # some families' norms use their weight in another way, or round once instead of twice
+    if not (off <= tolerance_by_dtype[weight.dtype] and differs <= max_rounded_otherwise):
         return False
     layer.forward = forward
     return True

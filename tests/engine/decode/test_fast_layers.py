@@ -15,10 +15,15 @@ import pytest
 import torch
 from opening import make_spec, open_engine
 from streams import complete, requests
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from runner_base.dtypes import Dtype
+from runner_engine.decode.fast_layers import FastLayers
+from runner_engine.decode.layouts.norms import infer_norm_layout
 from runner_engine.devices.mapped_files import measure_resident_file_mib
 from runner_engine.kernels import native
+from runner_engine.kernels.c_interface import NormKind
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -75,3 +80,26 @@ def test_a_table_that_the_head_shares_is_in_memory_once(saved_family: Callable[.
     engine.close()
     assert "forward" not in vars(table)
     assert torch.equal(table(torch.arange(7)), found[:7])
+
+
+@pytest.mark.parametrize(
+    ("norm", "is_replaced", "kind"),
+    [(LlamaRMSNorm, True, NormKind.rms_in_steps), (Olmo2RMSNorm, False, NormKind.rms_at_once)],
+)
+def test_norms_that_round_once_are_not_replaced_by_the_one_that_rounds_twice(
+    norm: type[Any], is_replaced: bool, kind: NormKind
+) -> None:
+    """OLMo multiplies by the weight before it rounds to bfloat16. Rounding before, too, is off by 1.1 times as much."""
+    kernels = native.load_kernels()
+    if kernels is None:
+        pytest.skip("this machine has no C compiler")
+    layer = norm(256).to(torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.copy_(1 + 0.3 * torch.randn(256, generator=torch.Generator().manual_seed(1)))
+    rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    expected = layer(rows)
+    fast = FastLayers(torch.nn.Sequential(layer), kernels, {})
+    assert (layer in fast.layers) is is_replaced
+    assert (layer(rows) != expected).float().mean() < 0.02
+    assert infer_norm_layout(layer, 256, rows).kind is kind
+    fast.restore()
