@@ -56,7 +56,7 @@ def mixture(layers: int) -> Any:
     """Return a shape of Qwen3-30B-A3B's proportions: a token goes through 8 of 64 experts."""
     from transformers import Qwen3MoeConfig
 
-    return Qwen3MoeConfig(
+    return Qwen3MoeConfig(  # type: ignore[call-arg]  # its class has head_dim, which its stub lacks
         hidden_size=1024, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=2, head_dim=64,
         moe_intermediate_size=384, num_experts=64, num_experts_per_tok=8, norm_topk_prob=True,
         intermediate_size=1024, vocab_size=VOCABULARY, max_position_embeddings=4096, eos_token_id=2, pad_token_id=0,
