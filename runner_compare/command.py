@@ -19,7 +19,7 @@ from runner_base import (
     unknown_choice_message,
 )
 from runner_compare.features.across_tools.compute import pair_questions_across_tools
-from runner_compare.features.files.compute import build_file_table
+from runner_compare.features.files.compute import compare_model_files
 from runner_compare.features.files.section import ComparisonFiles
 from runner_compare.features.flips.compute import TableFlips, find_flipped_questions
 from runner_compare.features.gates.section import (
@@ -160,7 +160,7 @@ def build_comparison(
         tables, terms, reader, [*missing, *unanswered]
     )
     if options.files:
-        comparison.get_section_data(ComparisonFiles).table = build_file_table(
+        comparison.get_section_data(ComparisonFiles).table = compare_model_files(
             runs, reader, options.baseline, margins, _parse_tolerance(options)
         )
     if options.pool:

@@ -43,7 +43,7 @@ def apply_hydra_main_settings() -> AbstractContextManager[Any]:
     return allow_hydra_to_instantiate_classes()
 
 
-def prepend_rerun_overrides(arguments: Any) -> list[str]:
+def prepend_overrides_of_rerun_job(arguments: Any) -> list[str]:
     """Prepend the overrides of an earlier job to those of the command line, and return the earlier overrides.
 
     The option --experimental-rerun of Hydra 1.4 names the earlier job.

@@ -55,7 +55,7 @@ def get_profile_model_keys(config_name: str, model_choices: Collection[str]) -> 
     return None
 
 
-def list_profile_model_configs(model_choices: Collection[str]) -> list[str]:
+def list_configs_with_profile_and_model(model_choices: Collection[str]) -> list[str]:
     """Return the names of all configs that combine a profile with a model, such as standard_local."""
     pairs = (f"{profile}_{choice}" for profile in PROFILES for choice in model_choices)
     return [name for name in pairs if get_profile_model_keys(name, model_choices) is not None]
@@ -88,7 +88,7 @@ def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     check_value(is_applied, "profile", profile, need, code="unsupported")
 
 
-def make_profile_device_notes(profile: str, device: str) -> list[str]:
+def list_missing_gpu_warnings(profile: str, device: str) -> list[str]:
     """Return a note if the profile expects a GPU but the job runs on the CPU."""
     if device == "cuda" or not PROFILES.get(profile, PROFILES[NONE]).expects_gpu:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
+from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
 from runner.config.root import RunnerConfig
 from runner.config.task import limit_batch_size
 from runner_base import ConfigError, check_value
@@ -92,7 +92,7 @@ def build_model_spec(config: RunnerConfig) -> ModelSpec:
         config.seed,
         config.task.workload(limit_batch_size(config.task, config.generation)),
         config.mix,
-        "".join(make_profile_device_notes(config.profile, "cpu")),
+        "".join(list_missing_gpu_warnings(config.profile, "cpu")),
     )
 
 

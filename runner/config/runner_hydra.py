@@ -45,7 +45,7 @@ from runner.config.hydra_versions import (
     IS_HYDRA_1_4,
     VERSION_BASE,
     build_parsed_overrides_kwargs,
-    prepend_rerun_overrides,
+    prepend_overrides_of_rerun_job,
 )
 from runner.config.missing_keys import compose_omitting_missing_keys
 from runner.config.renamed_keys import rename_old_keys_in_overrides
@@ -186,7 +186,7 @@ def run_command_line(task_function: TaskFunction) -> None:
     ):  # of a pickled config: nothing is composed
         hydra.main(**VERSION_BASE)(task_function)()
         return
-    saved = prepend_rerun_overrides(arguments)
+    saved = prepend_overrides_of_rerun_job(arguments)
     name = "config" if arguments.config_name is None else arguments.config_name
     main = str(CONF) if arguments.config_path is None else arguments.config_path
     validate_config_path(main)

@@ -235,7 +235,7 @@ def find_config_factory(path: str) -> Callable[[], DictConfig] | None:
 def _list_config_names_in_lazy_modules(group: str) -> list[str]:
     """Import the modules that define a group's configs, and return the names of these configs."""
     if group == PROFILES:
-        return profiles.list_profile_model_configs(_list_profile_model_choices())
+        return profiles.list_configs_with_profile_and_model(_list_profile_model_choices())
     return list_installed_option_names(OPTIONS[group]) if group in OPTIONS else []
 
 

@@ -57,7 +57,7 @@ AttentionTerm = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class SharedAttentionBackend(StrEnum):
-    """Backends for attention to keys that many tokens share."""
+    """Attention backends for the keys of a prompt prefix that sequences share."""
 
     tiles = "tiles"
     vectors = "vectors"

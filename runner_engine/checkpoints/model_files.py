@@ -57,7 +57,7 @@ def list_model_files(folder: Path) -> dict[str, Path]:
 
 
 def list_gguf_files(file: Path) -> dict[str, Path]:
-    """Return a .gguf file, and the tokenizer and template files in its folder, by name."""
+    """Return the paths of a .gguf file and of its folder's tokenizer and template files, keyed by file name."""
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
     return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 

@@ -59,7 +59,7 @@ def compute_kv_bytes_per_token(
 
 
 def estimate_pass_nbytes(config: dict[str, Any], dtype_bytes: int, num_sequences: int, tokens: int) -> int:
-    shape = read_model_sizes(config)
+    shape = read_layer_dimensions(config)
     return max(
         estimate_activation_nbytes(shape, dtype_bytes, PassShape(num_sequences, 1)),
         estimate_activation_nbytes(shape, dtype_bytes, PassShape(1, tokens)),
@@ -132,7 +132,7 @@ def round_up_batch_size(batch_size: int) -> int:
     return -(-batch_size // step) * step
 
 
-def read_model_sizes(config: dict[str, Any]) -> dict[str, int]:
+def read_layer_dimensions(config: dict[str, Any]) -> dict[str, int]:
     """Read the model sizes that determine memory use from a config with the keys of Llama or GPT-2."""
 
     def find_first_setting(*keys: str, default: int = 0) -> int:

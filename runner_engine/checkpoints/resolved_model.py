@@ -23,7 +23,7 @@ from runner_engine.checkpoints.file_io import hash_file_sha256
 from runner_engine.checkpoints.gguf_names import build_transformers_config_dict, splits_single_digits
 from runner_engine.checkpoints.locating import download_hub_model, locate_adapter, locate_model
 from runner_engine.checkpoints.model_files import hash_model_files, list_code_repositories
-from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_model_sizes
+from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_layer_dimensions
 from runner_engine.checkpoints.positions import (
     PositionLimits,
     compute_max_positions,
@@ -64,7 +64,7 @@ class ModelFiles:
     @property
     def shape(self) -> dict[str, int]:
         """Dimensions of the text model that determine its memory use, such as the number of layers."""
-        return read_model_sizes(self.text_settings)
+        return read_layer_dimensions(self.text_settings)
 
     def compute_kv_bytes_per_token(self, kv_cache: KvCache) -> int:
         return compute_kv_bytes_per_token(self.settings, self.dtype_bytes, kv_cache)

@@ -349,7 +349,7 @@ class FusedWeights:
         return self.adapters.attach_adapters_to_matrix(layer, weights.matrix)
 
     def _get_embedding_address(self, layout: ModelLayout) -> tuple[int | None, bool]:
-        """Return the address of the embedding table, and whether this table is also the packed lm_head.
+        """Return the memory address of the embedding table, and whether the lm_head shares this packed table.
 
         The address is None if the table is quantized or packed otherwise. Then a pass gets the
         embeddings of its tokens.

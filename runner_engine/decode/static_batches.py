@@ -216,7 +216,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """Number of sequences in the KV cache, or in the batch before its first step."""
+        """Number of sequences in the batch, including those that have ended but are still in the KV cache."""
         return len(self.alive) if self.cache is None else len(self.mask)
 
     def step(self, events: list[Event]) -> None:

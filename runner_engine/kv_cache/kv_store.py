@@ -186,7 +186,7 @@ class KvCacheSpec:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         of_keys, of_values = self.get_layer_formats(layer)
-        return of_keys.encode(keys), of_values.encode(values)
+        return of_keys.encode_kv(keys), of_values.encode_kv(values)
 
     def decode_kv(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -195,7 +195,9 @@ class KvCacheSpec:
         dtype.
         """
         of_keys, of_values = self.get_layer_formats(layer)
-        return of_keys.decode(keys, self.dim, self.dtype), of_values.decode(values, self.dim, self.dtype)
+        return of_keys.decode_kv(keys, self.dim, self.dtype), of_values.decode_kv(
+            values, self.dim, self.dtype
+        )
 
     def check_layer(self, layer: int) -> None:
         """Raise IndexError for a layer without stored keys, because C code would read outside the memory."""

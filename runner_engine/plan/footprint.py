@@ -29,7 +29,7 @@ from runner_engine.checkpoints.pass_memory import (
     compute_sampling_bytes_per_logit,
     count_cuda_graph_logit_vectors,
     estimate_activation_nbytes,
-    read_model_sizes,
+    read_layer_dimensions,
 )
 from runner_engine.checkpoints.resolved_model import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import count_linear_weights
@@ -246,7 +246,7 @@ def predict_planned_footprint(
     if second.device != plan.device:
         return footprint
     other = _predict_single_model_footprint(second, workload, free_mib)
-    vocabulary = read_model_sizes(resolved.files.text_settings)["vocab"]
+    vocabulary = read_layer_dimensions(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * compute_max_queued_distributions(vocabulary)
     return None if other is None else footprint.combine_with(other, waiting_bytes)
 
@@ -260,7 +260,7 @@ def _estimate_draft_pass_cost(
     parameters = float(sum(tensor.num_elements for tensor in tensors))
     read = draft_footprint
     if is_head:
-        shape = read_model_sizes(files.text_settings)
+        shape = read_layer_dimensions(files.text_settings)
         parameters += shape["vocab"] * shape["hidden"]
         shared = model_footprint.weights["head"] or model_footprint.weights["embedding"]
         read = replace(draft_footprint, weights=draft_footprint.weights | {"head": shared})
@@ -286,7 +286,7 @@ def _predict_single_model_footprint(
     dtype_bytes, held, tensors, settings = files.dtype_bytes, mix.base, plan.tensors, plan.settings
     if not tensors:
         return None
-    weights, shape = plan.weight_bytes_by_part, read_model_sizes(settings)
+    weights, shape = plan.weight_bytes_by_part, read_layer_dimensions(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = compute_max_prefill_pass(device, rows, prompt_tokens).rows
     eager = plan.attention is Attention.eager

@@ -100,7 +100,7 @@ class Mxfp4Config(Float4Config):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. gpt-oss stores the codes of all experts of a layer in one tensor."""
+        """Return how a layer's tensors are stored. gpt-oss has one tensor for all experts of a layer."""
         is_fused = stored_config.get("quant_method") == FUSED
         return (
             GroupSettings("mxfp4_fused", (4,), cls.group)

@@ -12,7 +12,7 @@ from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.result import Likelihood
-from runner_compare.features.files.compute import build_file_table
+from runner_compare.features.files.compute import compare_model_files
 from runner_compare.features.files.ranks import (
     FileTable,
     JobKind,
@@ -101,7 +101,7 @@ class Files:
         self.runs.append(Run(f"s{number}", f"sweep-{number}", "sweep", "1", "", own, measured, facts=facts))
 
     def table(self, **options: Any) -> FileTable:
-        return build_file_table(self.runs, self.reader, **options)
+        return compare_model_files(self.runs, self.reader, **options)
 
 
 TIED = "KL divergence does not differ significantly between these files"
@@ -205,7 +205,7 @@ def test_what_cannot_be_joined_is_said(files: Files) -> None:
         files.table()
     assert files.table(baseline="model.name=/m/q8.gguf").files[0].name == "q8.gguf"
     with raises(ConfigError, "empty", "--files"):
-        build_file_table(files.runs[:2], files.reader)
+        compare_model_files(files.runs[:2], files.reader)
 
 
 def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:

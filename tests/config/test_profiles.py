@@ -12,7 +12,7 @@ from raising import raises
 from runner.config.choices import installed_choice_files
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
-from runner.config.profiles import PROFILES, TEACHER_ONLY, make_profile_device_notes
+from runner.config.profiles import PROFILES, TEACHER_ONLY, list_missing_gpu_warnings
 from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig, to_local_model_config
@@ -62,10 +62,10 @@ def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable
 
 
 def test_it_is_said_where_a_gpu_is_meant_and_none_is_there() -> None:
-    assert make_profile_device_notes("standard", "cpu")[0].startswith("profile=standard expects a GPU")
+    assert list_missing_gpu_warnings("standard", "cpu")[0].startswith("profile=standard expects a GPU")
     assert (
-        make_profile_device_notes("standard", "cuda")
-        == make_profile_device_notes("low_memory", "cpu")
-        == make_profile_device_notes("none", "cpu")
+        list_missing_gpu_warnings("standard", "cuda")
+        == list_missing_gpu_warnings("low_memory", "cpu")
+        == list_missing_gpu_warnings("none", "cpu")
         == []
     )

@@ -6,7 +6,7 @@ import importlib
 import math
 from pathlib import Path
 
-from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
+from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.core.deferred_imports import defer_imports, pause_garbage_collection
@@ -76,7 +76,7 @@ class LocalKind(KindWithTokenizer):
         ]
         device = resolved.model.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
-            notes += make_profile_device_notes(resolved.config.profile, device)
+            notes += list_missing_gpu_warnings(resolved.config.profile, device)
         return [*notes, *map(render_engine_note, check_memory_fits(resolved.model))]
 
     def predict_memory(

@@ -108,7 +108,7 @@ def has_postscript(response: str, postscript_marker: str) -> bool:
 
 
 def has_bullet_count(response: str, num_bullets: int) -> bool:
-    """Count the lines that begin with `-`, or with one `*`. A line that is only a `*` continues in the next line."""
+    """Count bullets: lines that begin with `-` or one `*`. The text of a bullet may follow on the next line."""
     lines = [line.lstrip() for line in response.split("\n")]
     count, index = 0, 0
     while index < len(lines):

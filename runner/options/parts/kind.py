@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
+from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
 from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind, ResourceNeed
@@ -86,7 +86,7 @@ class PartsKind(ModelKind):
                 code="too_large",
             )
         own = [render_note(each, NOTES) for each in _warn_if_slow_pipeline(config)]
-        return [*make_profile_device_notes(config.profile, device), *own]
+        return [*list_missing_gpu_warnings(config.profile, device), *own]
 
     def predict_memory(
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None

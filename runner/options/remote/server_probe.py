@@ -79,7 +79,7 @@ class ProbeDifference:
 
     @property
     def is_other_model(self) -> bool:
-        """Whether the server has another model, tokenizer or chat template."""
+        """Whether the server's model, tokenizer or chat template has changed since the recorded probe."""
         return bool(self.prompt_tokens) or (self.gap is not None and self.gap > self.max_gap)
 
 

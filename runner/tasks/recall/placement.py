@@ -11,7 +11,7 @@ from runner.config.wording import PromptStyle
 from runner.tasks import ResolvedJob, get_model_kind
 from runner.tasks.recall.cases import CaseSettings, RenderedCase
 from runner.tasks.recall.fillers import Filler, build_filler, create_haystack_filler
-from runner.tasks.recall.fitting import SizeGroup, find_largest_fitting_text_sizes
+from runner.tasks.recall.fitting import SizeGroup, set_largest_text_sizes_that_fit_context
 from runner.tasks.recall.judging import PlacedCase
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.kinds import is_ruler_kind, load_case_generator
@@ -46,7 +46,7 @@ def render_cases_with_fitting_filler(
     filler = build_filler(filler_units, count_text_tokens)
     answer = resolved.config.generation.max_total_new_tokens
     groups = [*_create_size_groups(task, filler, answer)]
-    find_largest_fitting_text_sizes(
+    set_largest_text_sizes_that_fit_context(
         groups, lambda group, tokens: _estimate_text_size(group, filler, tokens), count_case_tokens, ROOM
     )
     cases = [

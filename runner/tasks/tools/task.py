@@ -143,7 +143,7 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
 def assign_cases_to_context_lengths(
     task: ToolsConfig, cases: Sequence[Case], call_format: CallFormat, resolved: ResolvedJob
 ) -> dict[int, PlacedCase]:
-    """Return all cases by number, repeated for each context length. Loads only the tokenizer."""
+    """Return a case for each pair of test case and context length, numbered. Loads only the tokenizer."""
     if not task.tokens:
         return {
             number: PlacedCase(case, 0, task.distractors, case.cluster(task.cluster))

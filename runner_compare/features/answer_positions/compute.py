@@ -24,7 +24,7 @@ class Growth:
 
     @property
     def first_position(self) -> int | None:
-        """First position from which on all tested bins have a larger divergence. None if there is none."""
+        """Token position from which all tested bins diverge more than the first bin, or None."""
         return find_kl_growth_start(self.decisions)
 
 

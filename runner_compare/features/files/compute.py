@@ -35,7 +35,7 @@ FileIdentity = tuple[object, ...]  # what the jobs of one model file share (`ide
 JobsByFile = Mapping[FileIdentity, Mapping[JobKind, Run]]
 
 
-def build_file_table(
+def compare_model_files(
     runs: Sequence[Run],
     reader: Reader,
     baseline: str = "",

@@ -22,7 +22,7 @@ def format_noise_floor(floor: NoiseFloor, is_only: bool = True) -> str:
 
 
 def format_unequal_answers_warning(floor: NoiseFloor) -> str:
-    """Return a warning about an engine that should have given equal answers."""
+    """Return a warning that repeated questions got other answers on an engine that promises equal ones."""
     texts = floor.changed_texts or 0
     changed, what = (texts, "texts") if texts > floor.changed else (floor.changed, "answers")
     return (

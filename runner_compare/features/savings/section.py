@@ -1,4 +1,4 @@
-"""Report section with the tokens that agent teams save, and their difference in accuracy."""
+"""Report section: tokens that a smaller agent team saves, and what that costs in accuracy."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Series:
 
     @property
     def has_only_numbers(self) -> bool:
-        """Whether the metric's values are neither verdicts nor log-likelihoods, but other numbers."""
+        """Whether the metric's values are plain numbers: no verdicts, no log-likelihoods."""
         return not self.is_log_likelihood and not self.has_verdicts
 
     @property

@@ -29,10 +29,10 @@ class KvFormat(Protocol):
     def stored_width(self, head_dim: int) -> int:
         """Return the number of stored elements for one head's vector."""
 
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
+    def encode_kv(self, values: torch.Tensor) -> torch.Tensor:
         """Convert keys or values [..., D] to stored vectors [..., W]."""
 
-    def decode(self, stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+    def decode_kv(self, stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
         """Convert stored vectors [..., W] back to keys or values [..., D]."""
 
     def read_kv_blocks(

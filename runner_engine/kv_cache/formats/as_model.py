@@ -18,11 +18,11 @@ def stored_width(head_dim: int) -> int:
     return head_dim
 
 
-def encode(values: torch.Tensor) -> torch.Tensor:
+def encode_kv(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+def decode_kv(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Return stored vectors [..., D] unchanged."""
     return stored
 

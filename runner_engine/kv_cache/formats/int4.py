@@ -31,7 +31,7 @@ def stored_width(head_dim: int) -> int:
     return _count_scale_groups(head_dim) * INT4_GROUP_BYTES
 
 
-def encode(values: torch.Tensor) -> torch.Tensor:
+def encode_kv(values: torch.Tensor) -> torch.Tensor:
     """Quantize keys or values [..., D] to stored bytes. Groups with NaN or infinity get a NaN scale."""
     groups = torch.nn.functional.pad(values.float(), (0, -values.shape[-1] % INT4_GROUP))
     groups = groups.reshape(*values.shape[:-1], -1, INT4_GROUP)
@@ -50,7 +50,7 @@ def encode(values: torch.Tensor) -> torch.Tensor:
     return torch.cat((codes.flatten(-2), scale.view(torch.int8)), dim=-1)
 
 
-def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+def decode_kv(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
     codes, scales = (
         stored[..., : -_count_scale_groups(head_dim) * SCALE_BYTES],
         stored[..., -_count_scale_groups(head_dim) * SCALE_BYTES :],

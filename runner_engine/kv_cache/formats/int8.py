@@ -26,7 +26,7 @@ def stored_width(head_dim: int) -> int:
     return head_dim + SCALE_BYTES
 
 
-def encode(values: torch.Tensor) -> torch.Tensor:
+def encode_kv(values: torch.Tensor) -> torch.Tensor:
     """Quantize keys or values [..., D] to stored bytes [..., D + 4].
 
     A vector with NaN or infinity gets the scale NaN.
@@ -43,7 +43,7 @@ def encode(values: torch.Tensor) -> torch.Tensor:
     return torch.cat((steps.to(torch.int8), bytes_of_scale), dim=-1)
 
 
-def decode(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
+def decode_kv(stored: torch.Tensor, head_dim: int, dtype: torch.dtype) -> torch.Tensor:
     scale = stored[..., -SCALE_BYTES:].contiguous().view(torch.float32)
     return (stored[..., :-SCALE_BYTES].float() * scale).to(dtype)
 

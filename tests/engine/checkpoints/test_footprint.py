@@ -15,7 +15,7 @@ from raising import raises
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
 from runner_engine.checkpoints import weight_files, weight_sizes
-from runner_engine.checkpoints.pass_memory import read_model_sizes
+from runner_engine.checkpoints.pass_memory import read_layer_dimensions
 from runner_engine.checkpoints.resolved_model import read_tensor_headers, resolve_model
 from runner_engine.checkpoints.weight_files import TensorLocation
 from runner_engine.plan import footprint
@@ -238,5 +238,5 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:
     """Gemma 3n's intermediate_size is a list."""
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 10}
-    assert read_model_sizes(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
-    assert read_model_sizes(sizes | {"intermediate_size": 96})["intermediate"] == 96
+    assert read_layer_dimensions(sizes | {"intermediate_size": [96, 128, 96]})["intermediate"] == 128
+    assert read_layer_dimensions(sizes | {"intermediate_size": 96})["intermediate"] == 96

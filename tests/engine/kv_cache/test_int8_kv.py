@@ -50,7 +50,7 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     order = torch.randperm(37, generator=generator)
     own.write(1, keys[order], values[order], ints([1] * 37), order.int())
     for got, given in zip(own.read_stored_kv(1, 1, 37), (keys, values), strict=True):
-        rows = int8.encode(given.transpose(0, 1))
+        rows = int8.encode_kv(given.transpose(0, 1))
         scales = [some[..., dim:].contiguous().view(torch.float32) for some in (got, rows)]
         assert torch.equal(got[..., :dim], rows[..., :dim])
         assert torch.equal(scales[0].nan_to_num(-1), scales[1].nan_to_num(-1))
@@ -109,5 +109,5 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     kept = conversations.find_cached_prefix([*range(61), 7, 8])
     assert kept is not None
     assert kept.length == 61
-    assert all(map(torch.equal, kept.kv.read_stored_kv(0), (int8.encode(one) for one in (keys, values))))
+    assert all(map(torch.equal, kept.kv.read_stored_kv(0), (int8.encode_kv(one) for one in (keys, values))))
     assert isinstance(own, KvArenaStore) == (kernels is not None)

@@ -101,7 +101,7 @@ def test_kernels_and_torch_store_the_same_bits(
         stored = own.read_stored_kv(layer, 1, 37)
         expected = heads.encode_kv(layer, keys.transpose(0, 1), values.transpose(0, 1))
         for found, wanted, of in zip(stored, expected, heads.get_layer_formats(layer), strict=True):
-            numbers = (of.decode(some, dim, torch.float32) for some in (found, wanted))
+            numbers = (of.decode_kv(some, dim, torch.float32) for some in (found, wanted))
             assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
         other.write_stored(layer, *stored)
         for copied, given in zip(other.read_stored_kv(layer, 0, 37), stored, strict=True):
@@ -112,9 +112,9 @@ def test_kernels_and_torch_store_the_same_bits(
 
 def test_four_bits_use_all_their_steps_and_are_near() -> None:
     numbers = torch.randn(50, 3, 80, generator=torch.Generator().manual_seed(0))
-    rows = int4.encode(numbers)
+    rows = int4.encode_kv(numbers)
     assert rows.shape[-1] == int4.stored_width(80) == 3 * 18
-    read = int4.decode(rows, 80, torch.float32)
+    read = int4.decode_kv(rows, 80, torch.float32)
     most = torch.nn.functional.pad(numbers, (0, 16)).unflatten(-1, (3, 32)).abs().amax(-1)
     step = (most / 8).repeat_interleave(32, dim=-1)[..., :80]
     assert bool(((read - numbers).abs() <= step * 1.01).all())

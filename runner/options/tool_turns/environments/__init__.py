@@ -1,4 +1,4 @@
-"""Scripted environments: each has a state and tools, needs no network and runs no code of the model."""
+"""Scripted environments with a state and tools. They need no network and execute no code that the model writes."""
 
 from runner.options.tool_turns.environments import calendar, files, house, shop
 from runner.options.tool_turns.environments.base import Environment

@@ -49,7 +49,7 @@ def _find_room(state: State, room: str) -> dict[str, Any]:
     return found
 
 
-def _draw_house(random: Random) -> tuple[State, Slots]:
+def _generate_random_house(random: Random) -> tuple[State, Slots]:
     names = random.sample(ROOMS, 5)
     rooms = {
         name: {"temperature": random.randint(16, 20), "light": random.random() < 0.5, "window_open": False}
@@ -71,5 +71,5 @@ ENVIRONMENT = Environment(
         "set_window": set_window,
         "set_alarm": set_alarm,
     },
-    _draw_house,
+    _generate_random_house,
 )
