@@ -156,8 +156,8 @@ def as_stored(
     read, in float32."""
     numbers = []
     for of, given in zip(heads.get_layer_formats(layer), (keys, values), strict=True):
-        stored = of.decode(
-            of.encode(heads.apply_hadamard_rotation_if_enabled(given)), heads.dim, torch.float32
+        stored = of.decode_kv(
+            of.encode_kv(heads.apply_hadamard_rotation_if_enabled(given)), heads.dim, torch.float32
         )
         numbers.append(heads.apply_hadamard_rotation_if_enabled(stored))
     return numbers[0], numbers[1]
