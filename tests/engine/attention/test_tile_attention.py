@@ -61,7 +61,7 @@ def expected(
     kinds = zip(heads.get_layer_formats(0), stored, strict=True)
     # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
     wide = {KvCode.kv_int8: torch.float32}
-    exact = [of.decode(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
+    exact = [of.decode_kv(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
     keys, values = (some.double() for some in exact)
     grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
     scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2
