@@ -13,14 +13,14 @@ PAGE = ROOT / "docs" / "compare_json.md"
 SCHEMA = ROOT / "runner_compare" / "comparison.schema.json"
 HEAD = """# JSON of a comparison
 
-`runner-compare --format json` prints one JSON object. `--save FOLDER` writes it into the file `comparison.json`. The
-JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12) defines the type of each
-key. The command `python -m tools.compare_json` generates this page from the schema.
+`runner-compare --format json` prints one JSON object. `runner-compare --save FOLDER` writes this object into the file
+`comparison.json`. The JSON Schema [comparison.schema.json](../runner_compare/comparison.schema.json) (draft 2020-12)
+defines the type of each key. The command `python -m tools.compare_json` generates this page from the schema.
 
 Accuracies, recalls and their differences are fractions of the questions, so 0.5 means 50 %. Differences in
 log-likelihood are in nats per token. Keys that end in `_low` and `_high` are the ends of an interval. Unknown values
-are null. A minor version can add keys, but never renames a key. If a key has the same meaning in several objects, this
-page explains the key only once.
+are null. A minor version of `runner` can add keys, but never renames a key. If a key has the same meaning in several
+objects, this page explains the key only once.
 """
 
 
