@@ -28,11 +28,11 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 HEAD = """# How is my model decoded?
 
 This page lists the decoding method of each causal model family in transformers {version}. The command
-`python -m tools.families` generates this page. For each family, the command builds a tiny model with random float32
-weights. The tiny model decodes prompts of several lengths greedily on a CPU. For each supported family, the local
-engine generates the same tokens as transformers' `generate` with one prompt at a time. Before each job, `runner`
-tests the methods on a few tokens and uses the fastest method that gives correct results. A note in the result
-explains the choice.
+`python -m tools.families` generates this page. For each model family, `tools.families` builds a tiny model with
+random float32 weights, and decodes prompts of several lengths greedily on a CPU. For each supported family, the local
+engine generates the same tokens as transformers' `generate`, which decodes one prompt at a time. Before each job,
+`runner` tests the decoding methods on a few tokens and uses the fastest correct method. A note in the job's result
+explains the chosen method.
 
 | method | meaning |
 |---|---|
@@ -43,9 +43,9 @@ explains the choice.
 | generate, alone | transformers' `generate` with one prompt at a time |
 | refused | not supported; an error message before the job gives the reason |
 
-For long sequences, some models need a slower method than the method on this page. One reason is a rotary embedding that
-changes with the sequence length. Another reason is a KV cache with a sliding window, if the attention mask of the model
-has no window.
+For long sequences, some models need a slower decoding method than this page lists. A slower method is necessary if a
+rotary embedding changes with the sequence length. A slower method is also necessary if the KV cache has a sliding
+window, but the attention mask of the model has no window.
 
 ## Continuous batching
 
