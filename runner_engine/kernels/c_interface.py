@@ -23,11 +23,15 @@ MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 REGISTER_ROWS = 6  # that are multiplied together
 PRODUCT_PHASES = 3
-LAYER_PHASES = 4 * PRODUCT_PHASES + 7
+LAYER_PHASES = 4 * PRODUCT_PHASES + 8
 ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 # of a layer whose queries, keys and values come out of latents, beside those
 LATENT_PHASES = 2 * PRODUCT_PHASES + 1
+# of a layer with inputs of its own, of a layer with streams, and of the ends of a pass with streams
+MAX_STREAMS = 4
+INPUT_PHASES, STREAM_PHASES = 2 * PRODUCT_PHASES + 2, 2 * PRODUCT_PHASES + 3
+STREAM_ENDS_PHASES = MAX_STREAMS * (2 * PRODUCT_PHASES + 2)
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 OWN_PIECE = 1024  # own keys of a token that one thread goes through
@@ -169,23 +173,23 @@ class FusedModel(ctypes.Structure):
             "has_kv_bytes",
         ),
         *build_same_type_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
+        ("rotated", ctypes.c_int64 * ROPE_TABLES),
         *build_same_type_fields(
             ctypes.c_int64,
-            "rotated",
             "points",
             "rotates_in_float32",
             "gates",
             "has_halves",
             "has_query_gates",
         ),
-        *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers"),
+        *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers", "input_width"),
         *build_same_type_fields(
             ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"
         ),
         ("embedding_in_panels", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "embedding", "position_embedding"),
         *build_same_type_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
-        ("query_scales", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_void_p, "query_scales", "streams"),
         ("norm", FusedNorm),
         ("head", Matrix),
     )
@@ -199,7 +203,7 @@ class FusedLayer(ctypes.Structure):
             FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"
         ),
         ("sinks", ctypes.c_void_p),
-        *build_same_type_fields(ctypes.c_float, "scale", "cap"),
+        *build_same_type_fields(ctypes.c_float, "scale", "cap", "output_scale", "cutoff"),
         *build_same_type_fields(
             ctypes.c_int64,
             "rope",
@@ -209,9 +213,9 @@ class FusedLayer(ctypes.Structure):
             "norms_rotated",
             "scales_queries",
         ),
-        *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
-        *build_same_type_fields(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
-        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent"),
+        *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "inner", "activation"),
+        *build_same_type_fields(ctypes.c_int64, "has_gate", "has_cutoff", "mlp_apart", "has_no_mlp"),
+        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent", "shape", "input", "streams"),
         ("kv", KvLayer),
         *build_same_type_fields(ctypes.c_void_p, "mixer", "beside"),
         ("qkv", Matrix * MIXER_MATRICES),
@@ -241,6 +245,45 @@ class Latent(ctypes.Structure):
         *build_same_type_fields(FusedNorm, "norm_queries", "norm_pairs"),
         *build_same_type_fields(ctypes.c_int64, "query_width", "pair_width", "unrotated", "rotated", "value"),
         *build_same_type_fields(ctypes.c_void_p, "to_queries", "to_pairs"),
+    )
+
+
+class HeadShape(ctypes.Structure):
+    """C structure head_shape in head_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(ctypes.c_int64, "kv_heads", "dim", "reads_earlier", "values_are_keys"),
+        ("norm_v", FusedNorm),
+    )
+
+
+class LayerInput(ctypes.Structure):
+    """C structure layer_input in stream_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(Matrix, "gate", "out"),
+        ("after", FusedNorm),
+        *build_same_type_fields(ctypes.c_int64, "first", "width", "activation"),
+    )
+
+
+class StreamLayer(ctypes.Structure):
+    """C structure stream_layer in stream_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(ctypes.c_void_p, "router", "predict", "correct", "scale"),
+        *build_same_type_fields(FusedNorm, "router_norm", "after_narrow"),
+        *build_same_type_fields(Matrix, "narrow", "wide"),
+        *build_same_type_fields(ctypes.c_float, "router_scale", "unused"),
+    )
+
+
+class ModelStreams(ctypes.Structure):
+    """C structure model_streams in stream_structs.h."""
+
+    _fields_ = (
+        *build_same_type_fields(ctypes.c_int64, "count", "active"),
+        *build_same_type_fields(Matrix * (MAX_STREAMS - 1), "into", "out_of"),
     )
 
 
@@ -283,7 +326,7 @@ class FusedTokens(ctypes.Structure):
         ("first_layer", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
         *build_same_type_fields(ctypes.c_int64, "segment_count", "state_slots"),
-        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden"),
+        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden", "inputs"),
     )
 
 
@@ -297,6 +340,10 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "mixer_beside": ParallelMixer,
     "channels_mixer": ChannelsMixer,
     "latent": Latent,
+    "head_shape": HeadShape,
+    "layer_input": LayerInput,
+    "stream_layer": StreamLayer,
+    "model_streams": ModelStreams,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     **adapter_structures.STRUCTURES,
@@ -331,6 +378,10 @@ def list_c_constants_in_python() -> dict[str, int]:
         "PRODUCT_PHASES": PRODUCT_PHASES,
         "LAYER_PHASES": LAYER_PHASES,
         "LATENT_PHASES": LATENT_PHASES,
+        "INPUT_PHASES": INPUT_PHASES,
+        "STREAM_PHASES": STREAM_PHASES,
+        "STREAM_ENDS_PHASES": STREAM_ENDS_PHASES,
+        "MAX_STREAMS": MAX_STREAMS,
         "ADAPTER_PHASES": ADAPTER_PHASES,
     }
     phases |= {"sizeof phase": PHASE_BYTES}

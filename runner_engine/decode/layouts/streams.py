@@ -1,0 +1,132 @@
+"""Describes what layers of Gemma 3n and 4 have beside attention and an MLP: inputs of their own and streams.
+
+Inputs of a layer (per-layer embeddings) are computed by the model's own modules before a forward pass.
+Streams are several hidden states of a token beside each other (AltUp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner_engine.decode.layouts.activations import identify_activation
+from runner_engine.decode.layouts.norms import NormLayout, infer_norm_layout
+from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, get_linear_sizes
+from runner_engine.kernels.c_interface import MAX_STREAMS, Activation
+
+INPUTS_OF_MODEL = {"embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm"}
+STREAMS_OF_MODEL = {"altup_projections", "altup_unembed_projections"}
+INPUTS_OF_LAYER = {"per_layer_input_gate", "per_layer_projection", "post_per_layer_input_norm", "act_fn"}
+STREAMS_OF_LAYER = {"altup", "laurel"}
+OF_ALTUP = {"correction_coefs", "prediction_coefs", "modality_router", "router_norm"}
+OF_LAUREL = {"linear_left", "linear_right", "post_laurel_norm"}
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    """The gate, activation, output matrix and norm of a layer's own inputs."""
+
+    gate: Any
+    out: Any
+    after: NormLayout
+    activation: Activation
+
+    @property
+    def width(self) -> int:
+        return get_linear_sizes(self.gate)[0]
+
+
+@dataclass(frozen=True)
+class StreamLayout:
+    """How a layer predicts and corrects streams, and the low-rank product beside its attention."""
+
+    router: torch.Tensor  # [streams, hidden]
+    predict: torch.Tensor  # [streams * streams, streams]
+    correct: torch.Tensor  # [streams, streams]
+    scale: torch.Tensor | None  # [hidden]
+    router_norm: NormLayout
+    router_scale: float
+    narrow: Any
+    wide: Any
+    after_narrow: NormLayout
+
+
+@dataclass(frozen=True)
+class ModelStreamsLayout:
+    """The matrices that make streams out of an embedding, and an lm_head's input out of streams."""
+
+    active: int  # the stream that layers compute
+    into: tuple[Any, ...]
+    out_of: tuple[Any, ...]
+
+
+def computes_layer_inputs(body: Any) -> bool:
+    """Whether a model has inputs for each layer, and functions that compute them.
+
+    Some configs have the functions, but an input width of 0.
+    """
+    names = computing_child_names(body)
+    if not names >= INPUTS_OF_MODEL:
+        return False
+    if not all(hasattr(body, name) for name in ("get_per_layer_inputs", "project_per_layer_inputs")):
+        raise NotFusable("the inputs of layers are computed otherwise")
+    return True
+
+
+def compute_layer_inputs(body: Any, token_ids: torch.Tensor) -> torch.Tensor:
+    """Compute the inputs of all layers [tokens, layers * width] with the model's own modules."""
+    ids = token_ids[None]
+    inputs: torch.Tensor = body.project_per_layer_inputs(
+        body.embed_tokens(ids), body.get_per_layer_inputs(ids)
+    )
+    return inputs[0].flatten(1).contiguous()
+
+
+def infer_input_layout(layer: Any, like: torch.Tensor) -> InputLayout | None:
+    if not computing_child_names(layer) >= INPUTS_OF_LAYER:
+        return None
+    return InputLayout(
+        layer.per_layer_input_gate,
+        layer.per_layer_projection,
+        infer_norm_layout(layer.post_per_layer_input_norm, like.shape[-1], like),
+        identify_activation(layer.act_fn),
+    )
+
+
+def describe_model_streams(body: Any) -> ModelStreamsLayout | None:
+    if not computing_child_names(body) >= STREAMS_OF_MODEL:
+        return None
+    into, out_of = tuple(body.altup_projections), tuple(body.altup_unembed_projections)
+    if len(into) != len(out_of) or not 1 <= len(into) < MAX_STREAMS:
+        raise NotFusable(f"it has {len(into) + 1} streams")
+    return ModelStreamsLayout(int(body.config.altup_active_idx), into, out_of)
+
+
+def infer_stream_layout(layer: Any, like: torch.Tensor) -> StreamLayout | None:
+    if not computing_child_names(layer) >= STREAMS_OF_LAYER:
+        return None
+    altup, laurel, hidden = layer.altup, layer.laurel, like.shape[-1]
+    if computing_child_names(altup) != OF_ALTUP or computing_child_names(laurel) != OF_LAUREL:
+        raise NotFusable("the streams of a layer have unsupported parts")
+    return StreamLayout(
+        _get_plain_weight(altup.modality_router, like),
+        _get_plain_weight(altup.prediction_coefs, like),
+        _get_plain_weight(altup.correction_coefs, like),
+        altup.correct_output_scale.detach() if altup.config.altup_correct_scale else None,
+        infer_norm_layout(altup.router_norm, hidden, like),
+        float(altup.router_input_scale),
+        laurel.linear_left,
+        laurel.linear_right,
+        infer_norm_layout(laurel.post_laurel_norm, hidden, like),
+    )
+
+
+def _get_plain_weight(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """Return the matrix of a small linear layer. Quantized ones have no such matrix."""
+    weight, bias = layer._parameters.get("weight"), getattr(layer, "bias", None)
+    if weight is None or bias is not None or type(layer) is not nn.Linear or weight.dtype != like.dtype:
+        raise NotFusable("the routers of the streams are no plain matrices")
+    return weight.detach()
