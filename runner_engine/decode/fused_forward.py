@@ -109,7 +109,7 @@ class FusedForward:
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(token_ids)
         pointer, int32 = native.get_tensor_address, torch.int32
-        inputs = weights.streams.compute_inputs(token_ids)
+        input_rows = weights.streams.look_up_inputs(token_ids)
         kept = range(count) if logit_indices is None else logit_indices
         if weights.unpack_rows is not None:
             with torch.inference_mode():
@@ -165,8 +165,8 @@ class FusedForward:
             weights.mixers.set_state_pointers(tokens, layout.own.states)
         if adapted is not None:
             tokens.adapted = ctypes.addressof(adapted)
-        if inputs is not None:
-            tokens.inputs = inputs.data_ptr()
+        if input_rows is not None:
+            tokens.input_rows = input_rows.data_ptr()
         if hidden_states is not None:
             tokens.hidden = native.get_tensor_address(hidden_states, self.heads.dtype, count, weights.hidden)
         self._run_layers(tokens, apart)

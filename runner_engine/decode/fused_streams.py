@@ -13,16 +13,16 @@ import torch
 
 from runner_engine.decode.fused_latents import MatrixOf, NormOf
 from runner_engine.decode.layouts import HeadShapeLayout, LayerLayout, ModelLayout, NotFusable
-from runner_engine.decode.layouts.streams import InputLayout, StreamLayout, compute_layer_inputs
-from runner_engine.kernels.c_interface import (
+from runner_engine.decode.layouts.streams import InputLayout, StreamLayout
+from runner_engine.kernels.c_interface import PHASE_BYTES, Matrix
+from runner_engine.kernels.stream_structures import (
     INPUT_PHASES,
     MAX_STREAMS,
-    PHASE_BYTES,
     STREAM_ENDS_PHASES,
     STREAM_PHASES,
     HeadShape,
     LayerInput,
-    Matrix,
+    ModelInputs,
     ModelStreams,
     StreamLayer,
 )
@@ -47,6 +47,7 @@ class FusedStreams:
         self.matrix_of, self.norm_of, self.keep_tensor = build_matrix, build_norm, keep_tensor
         self.hidden = layout.norm.weight.numel()
         self._kept: list[Any] = []  # what C has the addresses of
+        self._reads_table = False  # C looks up the layers' inputs
         self._input_starts = _find_input_starts(layout.layers)
         shapes = [layer.attention.shape for layer in layout.layers if layer.attention is not None]
         self._shaped_widths = [self.get_projection_widths(shape) for shape in shapes if shape is not None]
@@ -63,15 +64,17 @@ class FusedStreams:
     def max_inputs(self) -> int:
         return max(self._rank, *(layer.input.width if layer.input else 0 for layer in self.layout.layers))
 
-    def compute_inputs(self, token_ids: Sequence[int]) -> torch.Tensor | None:
-        """Compute the inputs of all layers for the tokens of a pass. Returns None if the model has none."""
-        if not self.input_width:
+    def look_up_inputs(self, token_ids: Sequence[int]) -> torch.Tensor | None:
+        """Return the rows of the layers' inputs for the tokens of a pass, if C cannot read their table."""
+        inputs = self.layout.inputs
+        if inputs is None or self._reads_table:
             return None
+        ids = torch.tensor(token_ids)
         with torch.inference_mode():
-            inputs = compute_layer_inputs(self.layout.body, torch.tensor(token_ids))
-        if inputs.shape != (len(token_ids), self.input_width) or inputs.dtype != self.heads.dtype:
-            raise RuntimeError(f"the inputs of layers are {inputs.dtype} {list(inputs.shape)}")
-        return inputs
+            rows: torch.Tensor = inputs.table(torch.where(ids < inputs.rows, ids, 0)).contiguous()
+        if rows.shape != (len(token_ids), self.input_width) or rows.dtype != self.heads.dtype:
+            raise RuntimeError(f"the inputs of layers are {rows.dtype} {list(rows.shape)}")
+        return rows
 
     def get_projection_widths(self, shape: HeadShapeLayout) -> tuple[int, ...]:
         queries, pairs = self.heads.kv_heads * self.heads.group * shape.dim, shape.kv_heads * shape.dim
@@ -98,7 +101,34 @@ class FusedStreams:
             "streams": self._stream_address(layer.streams),
         }
 
-    def model_address(self) -> int | None:
+    def inputs_address(self, keeps_token_ids: bool) -> int | None:
+        """Build the C structure of the inputs of all layers.
+
+        keeps_token_ids: a pass gets the ids of tokens, and not rows of embeddings by number.
+        """
+        inputs = self.layout.inputs
+        if inputs is None:
+            return None
+        if find_unmerged_lora(inputs.projection) is not None:
+            raise NotFusable("an adapter changes the projection of the layers' inputs")
+        weight = getattr(inputs.table, "weight", None)
+        is_plain = isinstance(weight, torch.Tensor) and not getattr(inputs.table, "makes_rows", False)
+        self._reads_table = keeps_token_ids and is_plain and weight.dtype == self.heads.dtype
+        table = self.keep_tensor(weight, inputs.rows, self.input_width) if self._reads_table else None
+        return self._keep_struct(
+            ModelInputs(
+                projection=self.matrix_of(inputs.projection, self.hidden, self.input_width),
+                norm=self.norm_of(inputs.norm, inputs.width),
+                table=table,
+                rows=inputs.rows,
+                width=inputs.width,
+                table_scale=inputs.table_scale if self._reads_table else 1.0,
+                projected_scale=inputs.projected_scale,
+                scale=inputs.scale,
+            )
+        )
+
+    def streams_address(self) -> int | None:
         streams = self.layout.streams
         if streams is None:
             return None
@@ -114,12 +144,14 @@ class FusedStreams:
         """Return the size in bytes of each workspace buffer (see stream_structs.h)."""
         layers, size = self.layout.layers, num_tokens * self.heads.dtype.itemsize
         count = 0 if self.layout.streams is None else 1 + len(self.layout.streams.into)
-        phases = STREAM_ENDS_PHASES * bool(count) + sum(
+        phases = STREAM_ENDS_PHASES * bool(count) + INPUT_PHASES * bool(self.layout.inputs)
+        phases += sum(
             INPUT_PHASES * bool(layer.input) + STREAM_PHASES * bool(layer.streams) for layer in layers
         )
         widest = max((sum(widths) for widths in self._shaped_widths), default=0)
         of_streams = [count * self.hidden * size, self.hidden * size] if count else []
-        return [phases * PHASE_BYTES, widest * size, self.max_inputs * size, *of_streams]
+        widths = widest, self.max_inputs, self.input_width
+        return [phases * PHASE_BYTES, *(width * size for width in widths), *of_streams]
 
     def _input_address(self, layout: InputLayout | None, first: int) -> int | None:
         if layout is None:

@@ -10,9 +10,10 @@ from enum import IntEnum
 
 from runner_engine.checkpoints.kv_size import INT4_GROUP, INT4_GROUP_BYTES, SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
-from runner_engine.kernels import adapter_structures, expert_structures, state_structures
+from runner_engine.kernels import adapter_structures, expert_structures, state_structures, stream_structures
 from runner_engine.kernels.ctypes_fields import build_same_type_fields
 from runner_engine.kernels.kv_layers import KvCode, KvLayer
+from runner_engine.kernels.matrix_structures import PRODUCT_PHASES, FusedNorm, Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES, ChannelsLayer
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -22,16 +23,11 @@ MAX_GROUP = 16
 MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 REGISTER_ROWS = 6  # that are multiplied together
-PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 8
 ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 # of a layer whose queries, keys and values come out of latents, beside those
 LATENT_PHASES = 2 * PRODUCT_PHASES + 1
-# of a layer with inputs of its own, of a layer with streams, and of the ends of a pass with streams
-MAX_STREAMS = 4
-INPUT_PHASES, STREAM_PHASES = 2 * PRODUCT_PHASES + 2, 2 * PRODUCT_PHASES + 3
-STREAM_ENDS_PHASES = MAX_STREAMS * (2 * PRODUCT_PHASES + 2)
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 OWN_PIECE = 1024  # own keys of a token that one thread goes through
@@ -132,31 +128,6 @@ class KvArenaEntry(ctypes.Structure):
     _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
 
-class Matrix(ctypes.Structure):
-    """C structure matrix in matrices.h."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
-        *build_same_type_fields(ctypes.c_int64, "outputs", "kind"),
-        *build_same_type_fields(ctypes.c_void_p, "scale", "constants"),
-        ("block", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
-        ("tile_rows", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
-        ("adapters", ctypes.c_void_p),
-    )
-
-
-class FusedNorm(ctypes.Structure):
-    """C structure fused_norm in norm_structs.h. A null weight means that there is no norm."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
-        ("kind", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_float, "epsilon", "unused"),
-    )
-
-
 class FusedModel(ctypes.Structure):
     """C structure fused_model in fused_structs.h."""
 
@@ -175,21 +146,16 @@ class FusedModel(ctypes.Structure):
         *build_same_type_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         ("rotated", ctypes.c_int64 * ROPE_TABLES),
         *build_same_type_fields(
-            ctypes.c_int64,
-            "points",
-            "rotates_in_float32",
-            "gates",
-            "has_halves",
-            "has_query_gates",
+            ctypes.c_int64, "points", "rotates_in_float32", "gates", "has_halves", "has_query_gates"
         ),
-        *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers", "input_width"),
+        *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers"),
         *build_same_type_fields(
             ctypes.c_float, "embedding_scale", "residual_scale", "logit_scale", "logit_cap"
         ),
         ("embedding_in_panels", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "embedding", "position_embedding"),
         *build_same_type_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
-        *build_same_type_fields(ctypes.c_void_p, "query_scales", "streams"),
+        *build_same_type_fields(ctypes.c_void_p, "query_scales", "inputs", "streams"),
         ("norm", FusedNorm),
         ("head", Matrix),
     )
@@ -248,45 +214,6 @@ class Latent(ctypes.Structure):
     )
 
 
-class HeadShape(ctypes.Structure):
-    """C structure head_shape in head_structs.h."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_int64, "kv_heads", "dim", "reads_earlier", "values_are_keys"),
-        ("norm_v", FusedNorm),
-    )
-
-
-class LayerInput(ctypes.Structure):
-    """C structure layer_input in stream_structs.h."""
-
-    _fields_ = (
-        *build_same_type_fields(Matrix, "gate", "out"),
-        ("after", FusedNorm),
-        *build_same_type_fields(ctypes.c_int64, "first", "width", "activation"),
-    )
-
-
-class StreamLayer(ctypes.Structure):
-    """C structure stream_layer in stream_structs.h."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_void_p, "router", "predict", "correct", "scale"),
-        *build_same_type_fields(FusedNorm, "router_norm", "after_narrow"),
-        *build_same_type_fields(Matrix, "narrow", "wide"),
-        *build_same_type_fields(ctypes.c_float, "router_scale", "unused"),
-    )
-
-
-class ModelStreams(ctypes.Structure):
-    """C structure model_streams in stream_structs.h."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_int64, "count", "active"),
-        *build_same_type_fields(Matrix * (MAX_STREAMS - 1), "into", "out_of"),
-    )
-
-
 class ChannelsMixer(ctypes.Structure):
     """C structure channels_mixer in mixer_structs.h: the products and norms within a Mamba layer."""
 
@@ -326,7 +253,7 @@ class FusedTokens(ctypes.Structure):
         ("first_layer", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
         *build_same_type_fields(ctypes.c_int64, "segment_count", "state_slots"),
-        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden", "inputs"),
+        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden", "input_rows"),
     )
 
 
@@ -340,15 +267,12 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "mixer_beside": ParallelMixer,
     "channels_mixer": ChannelsMixer,
     "latent": Latent,
-    "head_shape": HeadShape,
-    "layer_input": LayerInput,
-    "stream_layer": StreamLayer,
-    "model_streams": ModelStreams,
     "shared_part": SharedPart,
     "fused_tokens": FusedTokens,
     **adapter_structures.STRUCTURES,
     **expert_structures.STRUCTURES,
     **state_structures.STRUCTURES,
+    **stream_structures.STRUCTURES,
 }
 # C has them only where it multiplies bytes
 FOR_QUANTIZED = {"THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES, "SHIFT": SHIFT}
@@ -378,10 +302,7 @@ def list_c_constants_in_python() -> dict[str, int]:
         "PRODUCT_PHASES": PRODUCT_PHASES,
         "LAYER_PHASES": LAYER_PHASES,
         "LATENT_PHASES": LATENT_PHASES,
-        "INPUT_PHASES": INPUT_PHASES,
-        "STREAM_PHASES": STREAM_PHASES,
-        "STREAM_ENDS_PHASES": STREAM_ENDS_PHASES,
-        "MAX_STREAMS": MAX_STREAMS,
+        **stream_structures.NUMBERS,
         "ADAPTER_PHASES": ADAPTER_PHASES,
     }
     phases |= {"sizeof phase": PHASE_BYTES}

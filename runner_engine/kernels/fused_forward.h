@@ -183,6 +183,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   allocate_latents(&s.latents, tokens, sizeof(T), &workspace);
   if (widest_shaped(m, layers)) s.shaped = allocate(&workspace, tokens * widest_shaped(m, layers) * sizeof(T));
   if (widest_side(m, layers)) s.side = allocate(&workspace, tokens * widest_side(m, layers) * sizeof(T));
+  if (m->inputs) s.inputs = allocate(&workspace, tokens * m->inputs->projection.outputs * sizeof(T));
   if (m->streams) {
     s.streams = allocate(&workspace, m->streams->count * tokens * m->hidden * sizeof(T));
     s.low_rank = allocate(&workspace, tokens * m->hidden * sizeof(T));
@@ -208,6 +209,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
     phase *now = first;
     if (in->first_layer) NAME(end_layer)(&s, in->first_layer - 1, &now);
     else NAME(embed_tokens)(&s, now++);
+    if (m->inputs && !in->first_layer) NAME(begin_inputs)(&s, &now);
     if (m->streams) NAME(begin_streams)(&s, &now);
     end_part(NORMS_AND_ROPE);
     if (NAME(forward_layers)(&s, in->first_layer, &now) == m->layers) NAME(forward_head)(&s, &now);

@@ -43,7 +43,8 @@ INLINE NAME(own_heads) NAME(own_heads_of)(const fused_pass *s, int64_t l, int64_
       {from ? from[t] : 0, in->seen[t], &of->kv, of->scale, of->cap, of->sinks ? of->sinks + h * m->group : 0, in->parts,
        s->part_out, s->part_top, s->part_sum, NAME(attends_own_by_tiles)(m), rows,
        m->has_kv_bytes ? BYTES_NAME(plain_keys)(arena, &of->kv, h, m->dim) : 0,
-       m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, m->dim) : 0, 0}};
+       m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, m->dim) : 0, 0,
+       of->shape && !of->kv.rotated ? ceil_div(of->shape->dim, LANES) * LANES : m->dim}};
 }
 
 /* Stores the last key that a token of a step sees, its own. */

@@ -18,6 +18,7 @@ typedef struct {
   void *beside;       /* [tokens, hidden]: what a mixer beside attention gives */
   void *shaped;       /* [tokens, widest_shaped]: queries, keys and values of layers with a shape of their own */
   void *side;         /* [tokens, widest_side] */
+  void *inputs;       /* [tokens, numbers of all layers]: what layers read beside their tokens */
   void *streams, *low_rank; /* [count, tokens, hidden], [tokens, hidden] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */

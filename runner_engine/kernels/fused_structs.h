@@ -12,6 +12,7 @@ enum { POINTS_IN_HALVES, POINTS_OF_NEIGHBOURS, NEIGHBOURS_INTO_HALVES };
 #define ROPE_TABLES 2
 
 typedef struct model_streams model_streams; /* stream_structs.h */
+typedef struct model_inputs model_inputs;
 
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_kv_bytes, embedding_rows, positions;
@@ -24,13 +25,13 @@ typedef struct {
   int64_t has_query_gates;       /* whether behind each query is a gate of what it finds */
   int64_t has_heads_together;    /* whether the queries, the key and the value of each head of keys stand side by side */
   int64_t mixers;                /* layers that carry a state instead of attending */
-  int64_t input_width;           /* numbers of a token that layers read beside the others, of all layers together */
   float embedding_scale, residual_scale, logit_scale, logit_cap; /* logit_cap: 0 where there is none */
   int64_t embedding_in_panels;   /* whether it is a matrix in panels, which the head reads, too */
   const void *embedding;         /* [embedding_rows, hidden] */
   const void *position_embedding; /* [positions, hidden], which is added to it, or 0 */
   const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated of the table / 2]: of each point */
   const float *query_scales;     /* [positions]: what rotated queries are multiplied by, or 0 */
+  const model_inputs *inputs;    /* what layers read beside their tokens, or 0 */
   const model_streams *streams;  /* a token's streams beside each other, or 0 */
   fused_norm norm;
   matrix head;
@@ -99,7 +100,7 @@ typedef struct {
   void *const *states;         /* [mixers, LAYER_STATES] */
   const adapted_tokens *adapted; /* or 0 */
   void *hidden;                  /* [tokens, hidden]: what the head reads of every token, or 0 where nobody asks */
-  const void *inputs;            /* [tokens, input_width], or 0 where layers read nothing beside their tokens */
+  const void *input_rows;        /* [tokens, numbers of all layers]: where the table of layers' inputs is no plain one, or 0 */
 } fused_tokens;
 
 /* A mixer beside attention: what both give is added up before it is added to the tokens. */

@@ -2,10 +2,19 @@
    inputs of each layer's own, and several streams of a token beside each other (AltUp). What is computed is in layer_inputs.h
    and streams.h. */
 
-#define INPUT_PHASES (2 * PRODUCT_PHASES + 2)                      /* of a layer with inputs, beside LAYER_PHASES */
+#define INPUT_PHASES (2 * PRODUCT_PHASES + 2)                      /* of a pass with inputs of layers, and of each such layer */
 #define STREAM_PHASES (2 * PRODUCT_PHASES + 3)                     /* of a layer with streams */
 #define MAX_STREAMS 4
 #define STREAM_ENDS_PHASES (MAX_STREAMS * (2 * PRODUCT_PHASES + 2)) /* of a pass with streams */
+
+/* The inputs of all layers of a token: a row of a table, plus the normed product of its embedding with a matrix */
+struct model_inputs {
+  matrix projection;
+  fused_norm norm;                          /* of each layer's numbers */
+  const void *table;                        /* [rows, all numbers], or 0: the pass has them; of other tokens the first row */
+  int64_t rows, width;                      /* width: numbers of a layer */
+  float table_scale, projected_scale, scale, unused; /* scale: of the sum */
+};
 
 /* x goes through `gate` and its function, times the token's numbers for this layer, through `out`, and is added to x. */
 struct layer_input {
@@ -41,7 +50,7 @@ static int64_t widest_side(const fused_model *m, const fused_layer *layers) {
 
 /* Phases of a pass, beside those of other models */
 static int64_t side_phases(const fused_model *m, const fused_layer *layers) {
-  int64_t phases = m->streams ? STREAM_ENDS_PHASES : 0;
+  int64_t phases = (m->streams ? STREAM_ENDS_PHASES : 0) + (m->inputs ? INPUT_PHASES : 0);
   for (int64_t l = 0; l < m->layers; l++)
     phases += (layers[l].input ? INPUT_PHASES : 0) + (layers[l].streams ? STREAM_PHASES : 0);
   return phases;
@@ -55,6 +64,12 @@ static int64_t check_product_of(const matrix *m, int64_t inputs, int64_t outputs
 
 static int64_t check_streams(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int64_t pack) {
   int64_t wrong = FINE;
+  if (m->inputs) {
+    const model_inputs *inputs = m->inputs;
+    if (inputs->width < 1 || inputs->projection.outputs % inputs->width || !inputs->norm.weight) REFUSE(WRONG_MATRIX, m->layers);
+    if (inputs->table ? inputs->rows < 1 : !in->input_rows) REFUSE(WRONG_MATRIX, m->layers);
+    wrong = check_product_of(&inputs->projection, m->hidden, inputs->projection.outputs, pack, m->layers);
+  }
   if (m->streams && (m->streams->count < 2 || m->streams->count > MAX_STREAMS)) REFUSE(WRONG_MATRIX, m->layers);
   if (m->streams && (m->streams->active < 0 || m->streams->active >= m->streams->count)) REFUSE(WRONG_MATRIX, m->layers);
   for (int64_t i = 0; m->streams && !wrong && i + 1 < m->streams->count; i++) {
@@ -66,8 +81,8 @@ static int64_t check_streams(const fused_model *m, const fused_layer *layers, co
     const stream_layer *streams = layers[l].streams;
     if (!streams != !m->streams) REFUSE(WRONG_MATRIX, l);
     if (input) {
-      if (!in->inputs || !m->has_halves || layers[l].has_no_mlp || !input->after.weight) REFUSE(WRONG_MATRIX, l);
-      if (input->first < 0 || input->width < 1 || input->first + input->width > m->input_width) REFUSE(WRONG_MATRIX, l);
+      if (!m->inputs || !m->has_halves || layers[l].has_no_mlp || !input->after.weight) REFUSE(WRONG_MATRIX, l);
+      if (input->first < 0 || input->width < 1 || input->first + input->width > m->inputs->projection.outputs) REFUSE(WRONG_MATRIX, l);
       wrong = check_product_of(&input->gate, m->hidden, input->width, pack, l);
       if (!wrong) wrong = check_product_of(&input->out, input->width, m->hidden, pack, l);
     }

@@ -49,11 +49,12 @@ from runner_engine.decode.layouts.streams import (
     STREAMS_OF_LAYER,
     STREAMS_OF_MODEL,
     InputLayout,
+    ModelInputsLayout,
     ModelStreamsLayout,
     StreamLayout,
-    computes_layer_inputs,
     describe_model_streams,
     infer_input_layout,
+    infer_model_inputs_layout,
     infer_stream_layout,
 )
 from runner_engine.kernels.c_interface import ROPE_TABLES
@@ -109,6 +110,7 @@ class ModelLayout:
     logit_cap: float  # 0: none
     tables: list[RopeTable]
     rotations: list[Rotation | None]  # by each table
+    inputs: ModelInputsLayout | None
     streams: ModelStreamsLayout | None
     query_scale: QueryScale | None  # that of all layers which scale queries
 
@@ -143,14 +145,14 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     body_layers = join_blocks_into_layers(blocks)
     of_places = next((name for name in POSITION_EMBEDDINGS if hasattr(body, name)), "")
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
-    streams = describe_model_streams(body)
+    hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
+    like = torch.zeros(1, dtype=kv_spec.dtype)
+    inputs, streams = (infer_model_inputs_layout(body, like.expand(1, hidden)), describe_model_streams(body))
     known = {of_embedding, of_layers, of_rotary, final, of_places}
-    known |= INPUTS_OF_MODEL if computes_layer_inputs(body) else set()
+    known |= INPUTS_OF_MODEL if inputs else set()
     known |= STREAMS_OF_MODEL if streams else set()
     if others := computing_child_names(body) - known:
         raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
-    hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
-    like = torch.zeros(1, dtype=kv_spec.dtype)
     tables, of_kind = _find_rope_tables(getattr(body, of_rotary, None), kinds)
     rows = torch.randn(
         1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float32
@@ -180,6 +182,7 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         float(getattr(settings, "final_logit_softcapping", None) or 0),
         tables,
         _find_rotation_of_each_table(layers, len(tables)),
+        inputs,
         streams,
         next(iter(query_scales), None),
     )

@@ -1,6 +1,5 @@
 """Describes what layers of Gemma 3n and 4 have beside attention and an MLP: inputs of their own and streams.
 
-Inputs of a layer (per-layer embeddings) are computed by the model's own modules before a forward pass.
 Streams are several hidden states of a token beside each other (AltUp).
 """
 
@@ -15,14 +14,32 @@ from torch import nn
 from runner_engine.decode.layouts.activations import identify_activation
 from runner_engine.decode.layouts.norms import NormLayout, infer_norm_layout
 from runner_engine.decode.layouts.parts import NotFusable, computing_child_names, get_linear_sizes
-from runner_engine.kernels.c_interface import MAX_STREAMS, Activation
+from runner_engine.decode.layouts.rotations import max_relative_error
+from runner_engine.kernels.c_interface import Activation
+from runner_engine.kernels.stream_structures import MAX_STREAMS
 
 INPUTS_OF_MODEL = {"embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm"}
 STREAMS_OF_MODEL = {"altup_projections", "altup_unembed_projections"}
 INPUTS_OF_LAYER = {"per_layer_input_gate", "per_layer_projection", "post_per_layer_input_norm", "act_fn"}
 STREAMS_OF_LAYER = {"altup", "laurel"}
+SCALES = (("per_layer_model_projection_scale", "per_layer_projection_scale"), ("per_layer_input_scale",))
+NEAR = 2e-2  # of the largest number: 16 bits are rounded several times
 OF_ALTUP = {"correction_coefs", "prediction_coefs", "modality_router", "router_norm"}
 OF_LAUREL = {"linear_left", "linear_right", "post_laurel_norm"}
+
+
+@dataclass(frozen=True)
+class ModelInputsLayout:
+    """The inputs of all layers: rows of a table plus the normed projection of embeddings."""
+
+    projection: Any
+    norm: NormLayout
+    table: Any
+    rows: int
+    width: int  # of a layer
+    table_scale: float
+    projected_scale: float  # before the norm
+    scale: float  # of the sum
 
 
 @dataclass(frozen=True)
@@ -63,26 +80,40 @@ class ModelStreamsLayout:
     out_of: tuple[Any, ...]
 
 
-def computes_layer_inputs(body: Any) -> bool:
-    """Whether a model has inputs for each layer, and functions that compute them.
+def infer_model_inputs_layout(body: Any, like: torch.Tensor) -> ModelInputsLayout | None:
+    """Describe how a model computes the inputs of its layers, and compare it with the model's functions.
 
-    Some configs have the functions, but an input width of 0.
+    Raises NotFusable if they differ. like: a hidden state [1, hidden].
     """
-    names = computing_child_names(body)
-    if not names >= INPUTS_OF_MODEL:
-        return False
-    if not all(hasattr(body, name) for name in ("get_per_layer_inputs", "project_per_layer_inputs")):
-        raise NotFusable("the inputs of layers are computed otherwise")
-    return True
-
-
-def compute_layer_inputs(body: Any, token_ids: torch.Tensor) -> torch.Tensor:
-    """Compute the inputs of all layers [tokens, layers * width] with the model's own modules."""
-    ids = token_ids[None]
-    inputs: torch.Tensor = body.project_per_layer_inputs(
-        body.embed_tokens(ids), body.get_per_layer_inputs(ids)
+    if not computing_child_names(body) >= INPUTS_OF_MODEL:
+        return None
+    table, projection = body.embed_tokens_per_layer, body.per_layer_model_projection
+    width = int(body.hidden_size_per_layer_input)
+    scales = [
+        next((float(getattr(body, name)) for name in names if hasattr(body, name)), 1.0) for names in SCALES
+    ]
+    layout = ModelInputsLayout(
+        projection,
+        infer_norm_layout(body.per_layer_projection_norm, width, like),
+        table,
+        int(table.num_embeddings),
+        width,
+        float(torch.as_tensor(getattr(table, "embed_scale", 1.0)).to(like.dtype)),
+        *scales,
     )
-    return inputs[0].flatten(1).contiguous()
+    last = layout.rows - 1
+    # of tokens beyond the table, some models take the row of the first one
+    beyond = [layout.rows] if layout.rows < body.embed_tokens.num_embeddings else []
+    ids = torch.tensor([[0, last, *beyond]])
+    rows = body.get_per_layer_inputs(ids)
+    own = table(ids.where(ids < layout.rows, 0)).view_as(rows)
+    hidden_states = like.new_ones(1, ids.shape[1], like.shape[-1])
+    expected = body.project_per_layer_inputs(hidden_states, rows)
+    projected = (projection(hidden_states) * layout.projected_scale).view_as(rows)
+    computed = (body.per_layer_projection_norm(projected) + own) * layout.scale
+    if not torch.equal(rows, own) or max_relative_error(computed.float(), expected.float()) > NEAR:
+        raise NotFusable("the inputs of layers use an unsupported formula")
+    return layout
 
 
 def infer_input_layout(layer: Any, like: torch.Tensor) -> InputLayout | None:
