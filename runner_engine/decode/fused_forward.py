@@ -26,10 +26,10 @@ from runner_engine.kernels.c_interface import (
     LAYER_PHASES,
     OWN_PIECE,
     PHASE_BYTES,
-    PRODUCT_PHASES,
     FusedTokens,
     SharedPart,
 )
+from runner_engine.kernels.matrix_structures import PRODUCT_PHASES
 from runner_engine.kv_cache import KvCacheSpec, Window
 from runner_engine.matmul import ExpertLayer, LayerWeights
 
@@ -91,8 +91,8 @@ class FusedForward:
             weights.model.layers, settings.num_hidden_layers = layers, own
             setattr(body, name, all_blocks)
 
-    def supports_positions(self, positions: list[int]) -> bool:
-        return max(positions) < self.positions
+    def supports_tokens(self, token_ids: list[int], positions: list[int]) -> bool:
+        return max(positions) < self.positions and not self.weights.other_tokens.contain_any(token_ids)
 
     def __call__(
         self,

@@ -14,7 +14,8 @@ import torch
 from runner_engine.decode.fused_latents import MatrixOf, NormOf
 from runner_engine.decode.layouts import HeadShapeLayout, LayerLayout, ModelLayout, NotFusable
 from runner_engine.decode.layouts.streams import InputLayout, StreamLayout
-from runner_engine.kernels.c_interface import PHASE_BYTES, Matrix
+from runner_engine.kernels.c_interface import PHASE_BYTES
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.stream_structures import (
     INPUT_PHASES,
     MAX_STREAMS,
@@ -112,8 +113,8 @@ class FusedStreams:
         if find_unmerged_lora(inputs.projection) is not None:
             raise NotFusable("an adapter changes the projection of the layers' inputs")
         weight = getattr(inputs.table, "weight", None)
-        is_plain = isinstance(weight, torch.Tensor) and not getattr(inputs.table, "makes_rows", False)
-        self._reads_table = keeps_token_ids and is_plain and weight.dtype == self.heads.dtype
+        makes_rows = getattr(inputs.table, "makes_rows", False) or not isinstance(weight, torch.Tensor)
+        self._reads_table = keeps_token_ids and not makes_rows
         table = self.keep_tensor(weight, inputs.rows, self.input_width) if self._reads_table else None
         return self._keep_struct(
             ModelInputs(

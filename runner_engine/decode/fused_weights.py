@@ -15,18 +15,16 @@ from torch import nn
 
 from runner_base import machine
 from runner_engine.decode.fused_adapters import FusedAdapters
+from runner_engine.decode.fused_checks import (
+    check_fused_forward_support,
+    get_common_attention_setting,
+    needs_residual_buffer,
+)
 from runner_engine.decode.fused_latents import FusedLatents
 from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
 from runner_engine.decode.fused_streams import FusedStreams
-from runner_engine.decode.layouts import (
-    AttentionLayout,
-    LayerLayout,
-    ModelLayout,
-    NormLayout,
-    NotFusable,
-    describe_model,
-)
+from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe_model
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import (
     ROPE_TABLES,
@@ -34,12 +32,11 @@ from runner_engine.kernels.c_interface import (
     ChannelsMixer,
     FusedLayer,
     FusedModel,
-    FusedNorm,
-    Matrix,
     NormKind,
     ParallelMixer,
     WeightFormat,
 )
+from runner_engine.kernels.matrix_structures import FusedNorm, Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES
 from runner_engine.kv_cache import KvCacheSpec, Window
 from runner_engine.matmul import (
@@ -54,10 +51,10 @@ from runner_engine.matmul import (
     is_unquantized_linear,
     read_forced_matmul_backend,
 )
-from runner_engine.models.lora.unmerged import find_unmerged_lora, has_hooks_besides_adapter
+from runner_engine.models.lora.unmerged import find_unmerged_lora
 from runner_engine.recurrent import ChannelProducts, MixerParts
 
-__all__ = ["FusedWeights", "NotFusable", "check_fused_forward_support"]
+__all__ = ["FusedWeights", "NotFusable"]
 
 NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
@@ -112,10 +109,10 @@ class FusedWeights:
             *dict.fromkeys(window for window in kv_spec.windows if window),
         ]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
-        self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
+        self.has_halves = needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _get_common_attention_setting(attending, "has_gates")
-        self.query_scale = layout.query_scale
+        self.has_query_gates = get_common_attention_setting(attending, "has_gates")
+        self.query_scale, self.other_tokens = layout.query_scale, layout.other_tokens
         self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
         self.streams = FusedStreams(
@@ -150,7 +147,7 @@ class FusedWeights:
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_get_common_attention_setting(attending, "has_heads_together"),
+            has_heads_together=get_common_attention_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
             inputs=self.streams.inputs_address(keeps_token_ids=self.unpack_rows is None),
             streams=self.streams.streams_address(),
@@ -263,7 +260,7 @@ class FusedWeights:
                 self.latents.struct_address(attention.latent),
             )
             found = heads.kv_heads * attention.latent.value
-        head_norms = layer.head_norms or (None, None)
+        head_norms: tuple[NormLayout | None, NormLayout | None] = layer.head_norms or (None, None)
         if attention.shape is not None:
             widths = self.streams.get_projection_widths(attention.shape)
             found = widths[0]
@@ -426,32 +423,6 @@ class FusedWeights:
             raise NotFusable("it has weights of another kind")
         self._kept.append(tensor.contiguous())
         return native.get_tensor_address(self._kept[-1], self.heads.dtype, *shape)
-
-
-def check_fused_forward_support(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
-    """Raise NotFusable if the CPU or the hooks on layers rule out the fused forward pass."""
-    if not kernels.has_function("fused_forward", kv_spec.dtype):
-        raise NotFusable(f"the C kernels do not support {kv_spec.dtype} on this processor")
-    if any(map(has_hooks_besides_adapter, model.modules())):
-        raise NotFusable("its layers have hooks")
-
-
-def _get_common_attention_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
-    """Return the value of a boolean setting that all attention layers share.
-
-    Raises NotFusable if they differ.
-    """
-    found = {bool(getattr(attention, setting_name)) for attention in attention_layouts}
-    if len(found) > 1:
-        raise NotFusable("its layers differ")
-    return True in found
-
-
-def _needs_residual_buffer(layout: ModelLayout) -> bool:
-    apart = layout.residual_scale != 1 or any(
-        layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
-    )
-    return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
 
 
 def _build_matrix_array(matrices: Sequence[Matrix], count: int) -> Any:

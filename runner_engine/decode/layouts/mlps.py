@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,10 +99,9 @@ def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     outputs, inner = sum(get_linear_sizes(layer)[0] for layer in into), get_linear_sizes(out)[1]
     if outputs not in (inner, 2 * inner):
         return None
-    scales = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
-    return MlpLayout(
-        into, out, activation, outputs == 2 * inner, *scales, cutoff=_find_cutoff(mlp, hidden_states.dtype)
-    )
+    gate_scale, scale = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
+    cutoff = _find_cutoff(mlp, hidden_states.dtype)
+    return MlpLayout(into, out, activation, outputs == 2 * inner, gate_scale, scale, cutoff)
 
 
 def _find_cutoff(mlp: Any, dtype: torch.dtype) -> float | None:
@@ -112,5 +112,5 @@ def _find_cutoff(mlp: Any, dtype: torch.dtype) -> float | None:
     sparsity = float(getattr(mlp, "activation_sparsity", 0.0))
     if sparsity <= 0:
         return None
-    normal = torch.distributions.Normal(torch.tensor(0.0), torch.tensor(1.0))
-    return float(normal.icdf(torch.tensor(sparsity, dtype=torch.float32)).to(dtype))
+    quantile = torch.erfinv(2 * torch.tensor(sparsity, dtype=torch.float32) - 1) * math.sqrt(2)
+    return float(quantile.to(dtype))

@@ -32,6 +32,7 @@ from runner_engine.decode.layouts.parts import (
     LISTS,
     MLPS,
     PARALLEL,
+    PLACEHOLDERS,
     POSITION_EMBEDDINGS,
     RESIDUAL_SCALES,
     ROTARY,
@@ -94,6 +95,29 @@ class LayerLayout:
 
 
 @dataclass(frozen=True)
+class OtherTokens:
+    """Tokens that stand for images and sounds. A model embeds these in other ways than text."""
+
+    ids: frozenset[int]
+    first: int | None  # from this id on, all tokens are such
+
+    @classmethod
+    def find(cls, outer_body: Any) -> OtherTokens:
+        """Find these tokens of a model that has a decoder inside another body."""
+        if not hasattr(outer_body, "get_placeholder_mask"):
+            return cls(frozenset(), None)
+        ids = (getattr(outer_body.config, name, None) for name in PLACEHOLDERS)
+        offsets = [
+            int(child.vocab_offset) for child in outer_body.children() if hasattr(child, "vocab_offset")
+        ]
+        return cls(frozenset(int(one) for one in ids if one is not None), min(offsets, default=None))
+
+    def contain_any(self, token_ids: list[int]) -> bool:
+        is_beyond = self.first is not None and max(token_ids) >= self.first
+        return is_beyond or not self.ids.isdisjoint(token_ids)
+
+
+@dataclass(frozen=True)
 class ModelLayout:
     """Embedding, layers, final norm and lm_head of a decoder, in the order of the forward pass."""
 
@@ -112,6 +136,7 @@ class ModelLayout:
     rotations: list[Rotation | None]  # by each table
     inputs: ModelInputsLayout | None
     streams: ModelStreamsLayout | None
+    other_tokens: OtherTokens
     query_scale: QueryScale | None  # that of all layers which scale queries
 
 
@@ -131,8 +156,8 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
 
 
 def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
-    (_, body), settings = find_first_child(model, BODIES), model.config.get_text_config()
-    body = next((getattr(body, name) for name in INNER_BODIES if hasattr(body, name)), body)
+    (_, outer), settings = find_first_child(model, BODIES), model.config.get_text_config()
+    body = next((getattr(outer, name) for name in INNER_BODIES if hasattr(outer, name)), outer)
     final, norm = find_first_child(body, FINAL_NORMS)
     (of_embedding, embedding), (of_layers, blocks) = (
         find_first_child(body, EMBEDDINGS),
@@ -184,6 +209,7 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         _find_rotation_of_each_table(layers, len(tables)),
         inputs,
         streams,
+        OtherTokens.find(outer),
         next(iter(query_scales), None),
     )
 
