@@ -201,6 +201,26 @@ def test_what_is_wrong_shows_in_the_logits(
     check_that_it_shows(engine_of(case), change)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_tokens_of_images_have_the_models_own_embeddings(
+    seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 4 embeds them as padding; the single call would take their rows of the table."""
+    monkeypatch.setitem(families.OVERRIDES, "gemma4", {"image_token_id": families.PROMPTS[0][-1]})
+    families.build("gemma4", tmp_path)
+    engine = open_engine(
+        make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+    )
+    _, _, fused = with_fast_kernels(engine)
+    assert fused is not None
+    if not seen:
+        fused.weights.other_tokens = type(fused.weights.other_tokens)(frozenset(), None)
+    expected = families.by_generate(AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32").eval())
+    asked = Request(0, families.PROMPTS[0], ignore_eos=True, max_new_tokens=families.NEW_TOKENS[0])
+    assert (complete(engine, [asked])[0] == expected[0]) == seen
+    engine.close()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("family", ["gemma3n", "gemma4"])
 def test_tokens_of_images_keep_the_models_own_pass(family: str, engine_of: Make) -> None:
