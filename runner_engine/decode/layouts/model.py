@@ -314,9 +314,22 @@ def _infer_layer_layout(
         )
     )
     return LayerLayout(
-        found, mixer, mixer_norms, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks,
-        float(getattr(layer, "layer_scalar", 1.0)), layer_input, streams,
-    )  # fmt: skip
+        found,
+        mixer,
+        mixer_norms,
+        beside,
+        of_c,
+        mixture,
+        apart,
+        norms,
+        head_norms,
+        is_parallel,
+        rope,
+        blocks,
+        float(getattr(layer, "layer_scalar", 1.0)),
+        layer_input,
+        streams,
+    )
 
 
 def _find_feed_forward(layer: nn.Module) -> Any:
