@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from runner_engine.decode.layouts.activations import identify_activation
 from runner_engine.decode.layouts.norms import NormLayout, infer_norm_layout
@@ -17,6 +16,7 @@ from runner_engine.decode.layouts.parts import NotFusable, computing_child_names
 from runner_engine.decode.layouts.rotations import max_relative_error
 from runner_engine.kernels.c_interface import Activation
 from runner_engine.kernels.stream_structures import MAX_STREAMS
+from runner_engine.matmul import is_unquantized_linear
 
 INPUTS_OF_MODEL = {"embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm"}
 STREAMS_OF_MODEL = {"altup_projections", "altup_unembed_projections"}
@@ -143,9 +143,9 @@ def infer_stream_layout(layer: Any, like: torch.Tensor) -> StreamLayout | None:
     if computing_child_names(altup) != OF_ALTUP or computing_child_names(laurel) != OF_LAUREL:
         raise NotFusable("the streams of a layer have unsupported parts")
     return StreamLayout(
-        _get_plain_weight(altup.modality_router, like),
-        _get_plain_weight(altup.prediction_coefs, like),
-        _get_plain_weight(altup.correction_coefs, like),
+        _get_router_weight(altup.modality_router, like),
+        _get_router_weight(altup.prediction_coefs, like),
+        _get_router_weight(altup.correction_coefs, like),
         altup.correct_output_scale.detach() if altup.config.altup_correct_scale else None,
         infer_norm_layout(altup.router_norm, hidden, like),
         float(altup.router_input_scale),
@@ -155,9 +155,17 @@ def infer_stream_layout(layer: Any, like: torch.Tensor) -> StreamLayout | None:
     )
 
 
-def _get_plain_weight(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
-    """Return the matrix of a small linear layer. Quantized ones have no such matrix."""
-    weight, bias = layer._parameters.get("weight"), getattr(layer, "bias", None)
-    if weight is None or bias is not None or type(layer) is not nn.Linear or weight.dtype != like.dtype:
-        raise NotFusable("the routers of the streams are no plain matrices")
-    return weight.detach()
+def _get_router_weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
+    """Return the matrix of a small linear layer in the model's dtype.
+
+    A quantized layer gives its matrix as its output for an identity matrix.
+    """
+    if getattr(layer, "bias", None) is not None:
+        raise NotFusable("the routers of the streams have biases")
+    weight = layer._parameters.get("weight")
+    if is_unquantized_linear(layer) and weight is not None and weight.dtype == like.dtype:
+        plain: torch.Tensor = weight.detach()
+        return plain
+    identity = torch.eye(get_linear_sizes(layer)[1], dtype=like.dtype)
+    columns: torch.Tensor = layer(identity)
+    return columns.T.to(like.dtype).contiguous()

@@ -26,6 +26,7 @@ from runner_engine.kernels.stream_structures import (
     StreamLayer,
 )
 from runner_engine.local.engine import LocalEngine
+from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.skipif(
 )
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 SHARED: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": LAYERS, "num_kv_shared_layers": 2}
+# wide enough for blocks of 4-bit weights
+WIDE = {"hidden_size": 128, "hidden_size_per_layer_input": 64, "head_dim": 32}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3n": ("gemma3n_text", SHARED),
     "gemma3n, other active stream": ("gemma3n_text", SHARED | {"altup_active_idx": 2, "altup_num_inputs": 3}),
@@ -49,6 +52,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma4, no inputs": ("gemma4_text", {"hidden_size_per_layer_input": 0, "global_head_dim": 24}),
     "gemma4_unified": ("gemma4_unified_text", {}),
+    "gemma3n, wide": ("gemma3n_text", SHARED | WIDE | {"intermediate_size": [128] * 4, "laurel_rank": 64}),
+    "gemma4, wide": ("gemma4_text", SHARED | WIDE | {"intermediate_size": 128, "global_head_dim": 64}),
 }  # fmt: skip
 Make = Callable[..., LocalEngine]
 LIVELY = ("layer_scalar", "correct_output_scale")  # those of a new model are all 1 or all 0
@@ -119,6 +124,13 @@ def test_rows_alone_have_the_tokens_of_rows_together(case: str, engine_of: Make)
 @pytest.mark.parametrize("kv_cache", [KvCache.int8, KvCache.int8_rotated])
 def test_narrow_heads_go_into_bytes(kv_cache: KvCache, engine_of: Make) -> None:
     check_logits(engine_of("gemma4", generation=GenerationConfig(kv_cache=kv_cache)), Dtype.bfloat16)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", ["gemma3n, wide", "gemma4, wide"])
+def test_quantized_layers_go_in_the_same_call(case: str, engine_of: Make) -> None:
+    """Also the small routers of streams are quantized then: C gets what they give for an identity matrix."""
+    check_logits(engine_of(case, Dtype.bfloat16, quantization=Nf4Config()), Dtype.bfloat16)
 
 
 def _shapes(fused: FusedForward) -> list[HeadShape]:
