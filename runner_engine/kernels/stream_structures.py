@@ -1,4 +1,4 @@
-"""C structures of layers with head shapes, inputs and streams of their own (stream_structs.h, head_structs.h)."""
+"""C structures of head shapes, inputs of layers and streams (stream_structs.h, head_structs.h)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from runner_engine.kernels.ctypes_fields import build_same_type_fields
 from runner_engine.kernels.matrix_structures import PRODUCT_PHASES, FusedNorm, Matrix
 
 MAX_STREAMS = 4
-# of a pass with inputs of layers and of each such layer; of a layer with streams; of the ends of a pass with streams
+# of a pass with inputs of layers and of each such layer; of a layer with streams
 INPUT_PHASES, STREAM_PHASES = 2 * PRODUCT_PHASES + 2, 2 * PRODUCT_PHASES + 3
+# of the ends of a pass with streams
 STREAM_ENDS_PHASES = MAX_STREAMS * (2 * PRODUCT_PHASES + 2)
 NUMBERS = {
     "INPUT_PHASES": INPUT_PHASES,
