@@ -16,7 +16,8 @@ from torch import nn
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.adapter_structures import AdaptedTokens, AdapterTile, LowRank
-from runner_engine.kernels.c_interface import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS, Matrix
+from runner_engine.kernels.c_interface import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES
 from runner_engine.models.lora import multi_adapter
 from runner_engine.models.lora.unmerged import UnmergedMatrices, find_unmerged_lora

@@ -26,10 +26,10 @@ from runner_engine.kernels.c_interface import (
     LAYER_PHASES,
     OWN_PIECE,
     PHASE_BYTES,
-    PRODUCT_PHASES,
     FusedTokens,
     SharedPart,
 )
+from runner_engine.kernels.matrix_structures import PRODUCT_PHASES
 from runner_engine.kv_cache import KvCacheSpec, Window
 from runner_engine.matmul import ExpertLayer, LayerWeights
 
@@ -82,15 +82,17 @@ class FusedForward:
         all_blocks = getattr(body, name)
         blocks = sum(weights.blocks[:max_layers])
         try:
-            weights.model.layers, settings.num_hidden_layers = min(max_layers, layers), blocks
+            weights.model.layers = min(max_layers, layers)
+            if not weights.streams.input_width:  # else the number is the length of each token's inputs
+                settings.num_hidden_layers = blocks
             setattr(body, name, all_blocks[:blocks])  # not all families look at the number
             yield
         finally:
             weights.model.layers, settings.num_hidden_layers = layers, own
             setattr(body, name, all_blocks)
 
-    def supports_positions(self, positions: list[int]) -> bool:
-        return max(positions) < self.positions
+    def supports_tokens(self, token_ids: list[int], positions: list[int]) -> bool:
+        return max(positions) < self.positions and not self.weights.other_tokens.contain_any(token_ids)
 
     def __call__(
         self,
@@ -107,6 +109,7 @@ class FusedForward:
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(token_ids)
         pointer, int32 = native.get_tensor_address, torch.int32
+        input_rows = weights.streams.look_up_inputs(token_ids)
         kept = range(count) if logit_indices is None else logit_indices
         if weights.unpack_rows is not None:
             with torch.inference_mode():
@@ -162,6 +165,8 @@ class FusedForward:
             weights.mixers.set_state_pointers(tokens, layout.own.states)
         if adapted is not None:
             tokens.adapted = ctypes.addressof(adapted)
+        if input_rows is not None:
+            tokens.input_rows = input_rows.data_ptr()
         if hidden_states is not None:
             tokens.hidden = native.get_tensor_address(hidden_states, self.heads.dtype, count, weights.hidden)
         self._run_layers(tokens, apart)
@@ -234,6 +239,7 @@ class FusedForward:
         ]
         pieces += weights.mixtures.compute_workspace_sizes(num_tokens)
         pieces += weights.latents.compute_workspace_sizes(num_tokens)
+        pieces += weights.streams.compute_workspace_sizes(num_tokens)
         if weights.is_quantized:
             rows = num_tokens * weights.mixtures.max_experts_per_token
             pieces.append(
@@ -245,7 +251,15 @@ class FusedForward:
     def _max_input_width(self) -> int:
         weights, heads = self.weights, self.heads
         behind = max(heads.kv_heads * heads.group * heads.dim, weights.inner, weights.mixers.behind)
-        return int(max(behind, weights.hidden, weights.mixtures.max_inputs, weights.latents.max_inputs))
+        return int(
+            max(
+                behind,
+                weights.hidden,
+                weights.mixtures.max_inputs,
+                weights.latents.max_inputs,
+                weights.streams.max_inputs,
+            )
+        )
 
     @staticmethod
     def _aligned_nbytes(buffer_nbytes: Sequence[int]) -> int:
@@ -257,7 +271,7 @@ class FusedForward:
         if num_positions <= self._extended:
             return
         count = min(max(num_positions, 2 * self._extended), self.positions)
-        rotation, of_model, dtype = self.weights.rotation, self.weights.model, self.heads.dtype
+        of_model, dtype = self.weights.model, self.heads.dtype
         of_model.positions = self._extended = count
         if self.weights.query_scale is not None:
             scales = self.weights.query_scale.compute_scales(torch.arange(count))
@@ -266,10 +280,12 @@ class FusedForward:
             scales = scales.float().contiguous()
             of_model.query_scales = native.get_tensor_address(scales, torch.float32, count)
             self._query_scales = scales
-        if rotation is None:
-            return
         tables = []
-        for number, table in enumerate(self.weights.tables):
+        for number, (table, rotation) in enumerate(
+            zip(self.weights.tables, self.weights.rotations, strict=True)
+        ):
+            if rotation is None:
+                continue
             pair = rotation.build_tables(table, torch.zeros(1, dtype=dtype), count)
             tables.append(pair)
             of_model.cos[number], of_model.sin[number] = (

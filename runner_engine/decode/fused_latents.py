@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from runner_engine.decode.layouts import LatentLayout, NormLayout
-from runner_engine.kernels.c_interface import LATENT_PHASES, PHASE_BYTES, FusedNorm, Latent, Matrix
+from runner_engine.kernels.c_interface import LATENT_PHASES, PHASE_BYTES, Latent
+from runner_engine.kernels.matrix_structures import FusedNorm, Matrix
 from runner_engine.kv_cache import KvCacheSpec
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs

@@ -12,7 +12,7 @@ from torch import nn
 from runner_engine.checkpoints.pass_memory import compute_expert_index_nbytes
 from runner_engine.decode.layouts import LayerLayout, MixtureLayout, MlpLayout, NotFusable
 from runner_engine.kernels import native
-from runner_engine.kernels.c_interface import CACHE_LINE, PHASE_BYTES, Activation, Matrix
+from runner_engine.kernels.c_interface import CACHE_LINE, PHASE_BYTES, Activation
 from runner_engine.kernels.expert_structures import (
     EXPERT_PASS_BYTES,
     EXPERT_PRODUCT_BYTES,
@@ -20,6 +20,7 @@ from runner_engine.kernels.expert_structures import (
     ExpertSet,
     Mixture,
 )
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul import ExpertLayer, get_activation_format
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs

@@ -15,29 +15,28 @@ from torch import nn
 
 from runner_base import machine
 from runner_engine.decode.fused_adapters import FusedAdapters
+from runner_engine.decode.fused_checks import (
+    check_fused_forward_support,
+    get_common_attention_setting,
+    needs_residual_buffer,
+)
 from runner_engine.decode.fused_latents import FusedLatents
 from runner_engine.decode.fused_mixers import FusedMixers
 from runner_engine.decode.fused_mixtures import FusedMixtures
-from runner_engine.decode.layouts import (
-    AttentionLayout,
-    LayerLayout,
-    ModelLayout,
-    NormLayout,
-    NotFusable,
-    describe_model,
-)
+from runner_engine.decode.fused_streams import FusedStreams
+from runner_engine.decode.layouts import LayerLayout, ModelLayout, NormLayout, NotFusable, describe_model
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import (
+    ROPE_TABLES,
     Activation,
     ChannelsMixer,
     FusedLayer,
     FusedModel,
-    FusedNorm,
-    Matrix,
     NormKind,
     ParallelMixer,
     WeightFormat,
 )
+from runner_engine.kernels.matrix_structures import FusedNorm, Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES
 from runner_engine.kv_cache import KvCacheSpec, Window
 from runner_engine.matmul import (
@@ -52,10 +51,10 @@ from runner_engine.matmul import (
     is_unquantized_linear,
     read_forced_matmul_backend,
 )
-from runner_engine.models.lora.unmerged import find_unmerged_lora, has_hooks_besides_adapter
+from runner_engine.models.lora.unmerged import find_unmerged_lora
 from runner_engine.recurrent import ChannelProducts, MixerParts
 
-__all__ = ["FusedWeights", "NotFusable", "check_fused_forward_support"]
+__all__ = ["FusedWeights", "NotFusable"]
 
 NO_MATRIX = Matrix()  # fills a place of a layer that has fewer
 
@@ -87,7 +86,7 @@ class FusedWeights:
         check_fused_forward_support(model, kv_spec, kernels)
         self.adapters = FusedAdapters(model)
         layout = describe_model(model, kv_spec)
-        self.tables, self.rotation = layout.tables, layout.rotation
+        self.tables, self.rotations = layout.tables, layout.rotations
         self.body, self.name_of_layers = layout.body, layout.name_of_layers
         # of the model, of which each layer consists
         self.blocks = [layer.blocks for layer in layout.layers]
@@ -102,24 +101,27 @@ class FusedWeights:
         }
         self.is_by_row = not self.apart and self.mixtures.is_by_row
         self.is_quantized |= self.mixtures.needs_workspace
-        inners = {layer.mlp.inner for layer in layout.layers if layer.mlp is not None}
-        if len(inners) > 1:
-            raise NotFusable("its layers differ")
-        self.hidden, self.inner = layout.norm.weight.numel(), inners.pop() if inners else 0
+        self.hidden = layout.norm.weight.numel()
+        # of the widest MLP
+        self.inner = max(0 if layer.mlp is None else layer.mlp.inner for layer in layout.layers)
         self.windows: list[Window | None] = [
             None,
             *dict.fromkeys(window for window in kv_spec.windows if window),
         ]
         self.gates = max(0 if layer.mlp is None else layer.mlp.gates for layer in layout.layers)
-        self.has_halves = _needs_residual_buffer(layout) or self.mixtures.has_shared_experts
+        self.has_halves = needs_residual_buffer(layout) or self.mixtures.has_shared_experts
         attending = [layer.attention for layer in layout.layers if layer.attention is not None]
-        self.has_query_gates = _get_common_attention_setting(attending, "has_gates")
-        self.query_scale = layout.query_scale
+        self.has_query_gates = get_common_attention_setting(attending, "has_gates")
+        self.query_scale, self.other_tokens = layout.query_scale, layout.other_tokens
         self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
+        self.streams = FusedStreams(
+            layout, kv_spec, self._build_matrix_struct, self._build_norm_struct, self._keep_tensor_alive
+        )
         layers = [self._build_layer_struct(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
-        if (len(attending), self.mixers.count) != (kv_spec.layers, len(kv_spec.states)):
+        num_attending = len(kv_spec.stores) or kv_spec.layers
+        if (len(attending), self.mixers.count) != (num_attending, len(kv_spec.states)):
             raise NotFusable("its number of layers differs")
         self.vocabulary, self.rows = head.out_features, len(layout.embedding.weight)
         if find_unmerged_lora(head) is not None:
@@ -139,14 +141,16 @@ class FusedWeights:
             has_kv_bytes=kv_spec.is_quantized,
             embedding_rows=self.rows,
             attention_tile_rows=kv_spec.attention_tile_rows,
-            rotated=0 if self.rotation is None else self.rotation.rotated,
-            points=0 if self.rotation is None else self.rotation.points,
+            rotated=(ctypes.c_int64 * ROPE_TABLES)(*(one.rotated if one else 0 for one in self.rotations)),
+            points=next((one.points for one in self.rotations if one), 0),
             rotates_in_float32=self._rotates_in_float32(kv_spec.dtype),
             gates=self.gates,
             has_halves=self.has_halves,
             has_query_gates=self.has_query_gates,
-            has_heads_together=_get_common_attention_setting(attending, "has_heads_together"),
+            has_heads_together=get_common_attention_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
+            inputs=self.streams.inputs_address(keeps_token_ids=self.unpack_rows is None),
+            streams=self.streams.streams_address(),
             embedding_scale=self._compute_embedding_scale(layout),
             residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale,
@@ -163,7 +167,7 @@ class FusedWeights:
 
         torch then multiplies in float32, and rounds once.
         """
-        return self.rotation is not None and any(
+        return any(self.rotations) and any(
             table.compute_angles(torch.zeros(1, dtype=dtype), [0]).cos.dtype != dtype for table in self.tables
         )
 
@@ -184,6 +188,7 @@ class FusedWeights:
             is_parallel=layer.is_parallel,
             beside=self._build_parallel_mixer_struct(layer_index, layer),
             **self._build_mlp_fields(layer_index, layer),
+            **self.streams.layer_fields(layer_index, layer),
             **before,
         )
 
@@ -255,11 +260,16 @@ class FusedWeights:
                 self.latents.struct_address(attention.latent),
             )
             found = heads.kv_heads * attention.latent.value
+        head_norms: tuple[NormLayout | None, NormLayout | None] = layer.head_norms or (None, None)
+        if attention.shape is not None:
+            widths = self.streams.get_projection_widths(attention.shape)
+            found = widths[0]
+            head_norms = attention.shape.norm_queries, attention.shape.norm_keys
         qkv = [
             self._build_matrix_struct(part, hidden, width)
             for part, width in zip(attention.into, widths, strict=True)
         ]
-        norm_q, norm_k = (self._build_norm_struct(norm, None) for norm in layer.head_norms or (None, None))
+        norm_q, norm_k = (self._build_norm_struct(norm, None) for norm in head_norms)
         sinks = (
             None
             if attention.sinks is None
@@ -279,10 +289,11 @@ class FusedWeights:
             "norms_rotated": attention.norms_rotated,
             "scales_queries": attention.query_scale is not None,
             "latent": latent,
+            "shape": self.streams.shape_address(attention.shape),
             "qkv_count": len(qkv),
             "qkv": self._build_input_matrices(qkv),
             "out": self._build_matrix_struct(attention.out, found, hidden),
-            "kv": heads.layer_formats_for_kernels[kv_layer],
+            "kv": heads.layer_formats_for_kernels[heads.store_layer(kv_layer)],
         }
 
     def _build_input_matrices(self, matrices: list[Matrix]) -> Any:
@@ -312,16 +323,19 @@ class FusedWeights:
             if not layer.is_parallel and not layer.norms[2]:
                 raise NotFusable("the MLP has no norm before its input")
             return {"mlp_apart": 1}
-        wide = self.inner * (1 + mlp.has_gate) // len(mlp.into)
+        wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
         gated = [self._build_matrix_struct(part, self.hidden, wide) for part in mlp.into]
         if len({(*get_activation_format(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("gate_proj and up_proj of the MLP have different quantizations")
         return {
             "activation": Activation.silu_in_product if mlp.has_fused_gating else mlp.activation,
             "has_gate": mlp.has_gate,
+            "inner": mlp.inner,
+            "has_cutoff": mlp.cutoff is not None,
+            "cutoff": mlp.cutoff or 0.0,
             "gated_count": len(gated),
             "gated": _build_matrix_array(gated, 2),
-            "down": self._build_matrix_struct(mlp.out, self.inner, self.hidden),
+            "down": self._build_matrix_struct(mlp.out, mlp.inner, self.hidden),
         }
 
     def _build_matrix_struct(self, layer: Any, input_width: int, output_width: int) -> Matrix:
@@ -409,32 +423,6 @@ class FusedWeights:
             raise NotFusable("it has weights of another kind")
         self._kept.append(tensor.contiguous())
         return native.get_tensor_address(self._kept[-1], self.heads.dtype, *shape)
-
-
-def check_fused_forward_support(model: Any, kv_spec: KvCacheSpec, kernels: native.Kernels) -> None:
-    """Raise NotFusable if the CPU or the hooks on layers rule out the fused forward pass."""
-    if not kernels.has_function("fused_forward", kv_spec.dtype):
-        raise NotFusable(f"the C kernels do not support {kv_spec.dtype} on this processor")
-    if any(map(has_hooks_besides_adapter, model.modules())):
-        raise NotFusable("its layers have hooks")
-
-
-def _get_common_attention_setting(attention_layouts: Sequence[AttentionLayout], setting_name: str) -> bool:
-    """Return the value of a boolean setting that all attention layers share.
-
-    Raises NotFusable if they differ.
-    """
-    found = {bool(getattr(attention, setting_name)) for attention in attention_layouts}
-    if len(found) > 1:
-        raise NotFusable("its layers differ")
-    return True in found
-
-
-def _needs_residual_buffer(layout: ModelLayout) -> bool:
-    apart = layout.residual_scale != 1 or any(
-        layer.norms[1] or layer.norms[3] or layer.beside for layer in layout.layers
-    )
-    return apart or any(layer.is_parallel and layer.norms[2] for layer in layout.layers)
 
 
 def _build_matrix_array(matrices: Sequence[Matrix], count: int) -> Any:

@@ -134,6 +134,7 @@ typedef struct {
   const int64_t *part_row;                       /* the token's first row in each part; -1: it sees nothing of it */
   const void *plain_keys, *plain_values; /* its first LANES own places, where they are in the model's own numbers; or 0 */
   float *state; /* 0, or where the sums go instead of the result, since there are more keys (own_pieces.h) */
+  int64_t width; /* the first numbers of each head, whole vectors; those behind are zeros */
 } attention_view;
 
 /* The first places of a head that are in the model's own numbers, of keys or of values; 0 where there are none */

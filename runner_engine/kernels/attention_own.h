@@ -106,27 +106,28 @@ INLINE void KV_NAME(add_scores)(const int D, float *s, int count, float scale, f
 }
 
 /* Adds the parts that a token shares with others to its heads' sums acc [G, D], maxima and sums of weights. */
-INLINE void KV_NAME(join_parts)(const int D, const int G, const attention_view *of, float *acc, float *top, float *sum) {
+INLINE void KV_NAME(join_parts)(const int D, const int S, const int G, const attention_view *of, float *acc, float *top, float *sum) {
   for (int64_t p = 0; p < of->parts; p++) {
     if (of->part_row[p] < 0) continue;
-    const T *o = (const T *)of->part_out[p] + of->part_row[p] * D;
+    const T *o = (const T *)of->part_out[p] + of->part_row[p] * S;
     const float *part_top = (const float *)of->part_top[p] + of->part_row[p];
     const float *part_sum = (const float *)of->part_sum[p] + of->part_row[p];
     if (part_top[0] == -INFINITY) continue; /* nothing of it is within the window */
     float keep[MAX_GROUP], share[MAX_GROUP];
     join_softmaxes(G, part_top, part_sum, top, sum, keep, share);
     for (int g = 0; g < G; g++)
-      for (int d = 0; d < D; d++) acc[g * D + d] = acc[g * D + d] * keep[g] + NAME(to_float)(o[g * D + d]) * share[g];
+      for (int d = 0; d < D; d++) acc[g * D + d] = acc[g * D + d] * keep[g] + NAME(to_float)(o[g * S + d]) * share[g];
   }
 }
 
-/* The G query heads q [G, D] of one token over what they see: out [G, D]. K and V are those of their key-value head;
-   the keys that are read after these start at `next`. */
-INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, const KV *K, const KV *V,
+/* The G query heads q [G, S] of one token over what they see: out [G, S], of which only the first D numbers of a head are
+   computed, where the others are zeros. K and V are those of their key-value head; the keys that are read after these start
+   at `next`. */
+INLINE void KV_NAME(attend_shape)(const int D, const int S, const int G, const T *query, const KV *K, const KV *V,
                                   const attention_view *of, T *out, const KV *next) {
 #if IS_WIDENED
   float q[MAX_GROUP * MAX_DIM];
-  for (int i = 0; i < G * D; i++) q[i] = NAME(to_float)(query[i]);
+  for (int i = 0; i < G * S; i++) q[i] = NAME(to_float)(query[i]);
 #else
   const T *q = query;
 #endif
@@ -139,8 +140,8 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
 #endif
   for (int i = 0; i < G * D; i++) acc[i] = 0;
   for (int g = 0; g < G; g++) top[g] = sinks ? sinks[g] : -INFINITY, sum[g] = sinks ? 1 : 0;
-  KV_NAME(join_parts)(D, G, of, acc, top, sum);
-  const int64_t key_stride = KV_NAME(key_stride)(of->layer, D), value_stride = KV_NAME(value_stride)(of->layer, D);
+  KV_NAME(join_parts)(D, S, G, of, acc, top, sum);
+  const int64_t key_stride = KV_NAME(key_stride)(of->layer, S), value_stride = KV_NAME(value_stride)(of->layer, S);
 #if IS_IN_BYTES
   if (of->plain_keys && first < LANES) {
     const int count = end < LANES ? (int)end : LANES;
@@ -160,7 +161,7 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
     if (of->by_tiles) own_scores_by_tiles(D, q, K + start * D, count, s, v);
     else
 #endif
-      KV_NAME(score_keys)(of->layer, D, G, q, K + start * key_stride, count, s, v);
+      KV_NAME(score_keys)(of->layer, D, S, G, q, K + start * key_stride, count, s, v);
     for (int g = 0; g < G; g++) {
       if (cap || start < first) cap_and_hide(s[g], count, first - start, of->scale, cap);
       KV_NAME(add_scores)(D, s[g], count, scale, top + g, sum + g, acc + g * D);
@@ -171,7 +172,7 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
     if (of->by_tiles) added = add_whole_tiles_of_values(D, G, s, v, count, acc, then);
 #endif
     if (added < count)
-      KV_NAME(sum_values)(of->layer, D, G, (float(*)[MAX_SCORES]) & s[0][added], v + added * D, count - added, acc, then);
+      KV_NAME(sum_values)(of->layer, D, S, G, (float(*)[MAX_SCORES]) & s[0][added], v + added * S, count - added, acc, then);
   }
   if (of->state) {
     memcpy(of->state, acc, G * D * sizeof(float));
@@ -181,22 +182,29 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
   }
   for (int g = 0; g < G; g++) {
     const float share = 1 / sum[g];
-    for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] * share);
+    for (int d = 0; d < D; d++) out[g * S + d] = NAME(from_float)(acc[g * D + d] * share);
   }
 }
 
 /* As attend_shape, compiled for the shapes that are common: of keys and values in bytes only where a model of 16 bits
-   shares each head among three queries and more, since each shape takes the compiler most of a second. */
+   shares each head among three queries and more, since each shape takes the compiler most of a second. Of wide heads, and
+   of those that end with zeros, the number of queries on a key is compiled: its sums stay in registers. */
 #if IS_IN(ATTENTION_UNIT)
 BETWEEN_UNITS void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
                                  const attention_view *of, T *out, const KV *next) {
+  const int64_t width = IS_IN_BYTES || of->by_tiles || of->state ? dim : of->width;
 #define CASE(D, G) \
-  if ((!IS_IN_BYTES || (PACK == 2 && G >= 3)) && dim == D && group == G) \
-    KV_NAME(attend_shape)(D, G, q, K, V, of, out, next);
+  if ((!IS_IN_BYTES || (PACK == 2 && G >= 3)) && dim == D && width == D && group == G) \
+    KV_NAME(attend_shape)(D, D, G, q, K, V, of, out, next);
+#define WIDE_CASE(G) \
+  if (!IS_IN_BYTES && (width < dim || dim > 128) && group == G) \
+    KV_NAME(attend_shape)(width, dim, G, q, K, V, of, out, next);
   CASE(64, 1)
   else CASE(64, 2) else CASE(64, 3) else CASE(64, 4) else CASE(64, 7) else CASE(64, 8)
   else CASE(128, 1) else CASE(128, 2) else CASE(128, 4) else CASE(128, 6) else CASE(128, 7) else CASE(128, 8)
-  else KV_NAME(attend_shape)(dim, group, q, K, V, of, out, next);
+  else WIDE_CASE(1) else WIDE_CASE(2) else WIDE_CASE(4) else WIDE_CASE(8)
+  else KV_NAME(attend_shape)(width, dim, group, q, K, V, of, out, next);
+#undef WIDE_CASE
 #undef CASE
 }
 
@@ -259,7 +267,7 @@ int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const
       if (k) KV_NAME(store_head)(arena, layer, h, k + i * dim, v + i * dim, dim, own[t] - 1);
       const attention_view view = {first ? first[t] : 0, own[t], layer, scale, cap, sinks ? sinks + h * group : 0,
                                    parts, part_out, part_top, part_sum, by_tiles, rows,
-                                   KV_NAME(plain_keys)(arena, layer, h, dim), KV_NAME(plain_values)(arena, layer, h, dim), 0};
+                                   KV_NAME(plain_keys)(arena, layer, h, dim), KV_NAME(plain_values)(arena, layer, h, dim), 0, dim};
       KV_NAME(attend_in_turn)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, layer, h, dim),
                               KV_NAME(values_of)(arena, layer, h, dim), &view, out + i * group * dim, next);
     }

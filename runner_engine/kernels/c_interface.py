@@ -10,9 +10,10 @@ from enum import IntEnum
 
 from runner_engine.checkpoints.kv_size import INT4_GROUP, INT4_GROUP_BYTES, SCALE_BYTES
 from runner_engine.checkpoints.pass_memory import THREAD_BUFFER_BYTES
-from runner_engine.kernels import adapter_structures, expert_structures, state_structures
+from runner_engine.kernels import adapter_structures, expert_structures, state_structures, stream_structures
 from runner_engine.kernels.ctypes_fields import build_same_type_fields
 from runner_engine.kernels.kv_layers import KvCode, KvLayer
+from runner_engine.kernels.matrix_structures import PRODUCT_PHASES, FusedNorm, Matrix
 from runner_engine.kernels.state_structures import MIXER_MATRICES, ChannelsLayer
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -22,8 +23,7 @@ MAX_GROUP = 16
 MAX_DIM = 512
 SHIFT = 128  # is added to quantized rows, so that they have no sign
 REGISTER_ROWS = 6  # that are multiplied together
-PRODUCT_PHASES = 3
-LAYER_PHASES = 4 * PRODUCT_PHASES + 7
+LAYER_PHASES = 4 * PRODUCT_PHASES + 8
 ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
 # of a layer whose queries, keys and values come out of latents, beside those
@@ -128,31 +128,6 @@ class KvArenaEntry(ctypes.Structure):
     _fields_ = build_same_type_fields(ctypes.c_int64, "keys", "values", "capacity", "first_plain")
 
 
-class Matrix(ctypes.Structure):
-    """C structure matrix in matrices.h."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
-        *build_same_type_fields(ctypes.c_int64, "outputs", "kind"),
-        *build_same_type_fields(ctypes.c_void_p, "scale", "constants"),
-        ("block", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_float, "threshold", "row_scale", "scale_divisor"),
-        ("tile_rows", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
-        ("adapters", ctypes.c_void_p),
-    )
-
-
-class FusedNorm(ctypes.Structure):
-    """C structure fused_norm in norm_structs.h. A null weight means that there is no norm."""
-
-    _fields_ = (
-        *build_same_type_fields(ctypes.c_void_p, "weight", "bias"),
-        ("kind", ctypes.c_int64),
-        *build_same_type_fields(ctypes.c_float, "epsilon", "unused"),
-    )
-
-
 class FusedModel(ctypes.Structure):
     """C structure fused_model in fused_structs.h."""
 
@@ -169,14 +144,9 @@ class FusedModel(ctypes.Structure):
             "has_kv_bytes",
         ),
         *build_same_type_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
+        ("rotated", ctypes.c_int64 * ROPE_TABLES),
         *build_same_type_fields(
-            ctypes.c_int64,
-            "rotated",
-            "points",
-            "rotates_in_float32",
-            "gates",
-            "has_halves",
-            "has_query_gates",
+            ctypes.c_int64, "points", "rotates_in_float32", "gates", "has_halves", "has_query_gates"
         ),
         *build_same_type_fields(ctypes.c_int64, "has_heads_together", "mixers"),
         *build_same_type_fields(
@@ -185,7 +155,7 @@ class FusedModel(ctypes.Structure):
         ("embedding_in_panels", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "embedding", "position_embedding"),
         *build_same_type_fields(ctypes.c_void_p * ROPE_TABLES, "cos", "sin"),
-        ("query_scales", ctypes.c_void_p),
+        *build_same_type_fields(ctypes.c_void_p, "query_scales", "inputs", "streams"),
         ("norm", FusedNorm),
         ("head", Matrix),
     )
@@ -199,7 +169,7 @@ class FusedLayer(ctypes.Structure):
             FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"
         ),
         ("sinks", ctypes.c_void_p),
-        *build_same_type_fields(ctypes.c_float, "scale", "cap"),
+        *build_same_type_fields(ctypes.c_float, "scale", "cap", "output_scale", "cutoff"),
         *build_same_type_fields(
             ctypes.c_int64,
             "rope",
@@ -209,9 +179,9 @@ class FusedLayer(ctypes.Structure):
             "norms_rotated",
             "scales_queries",
         ),
-        *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
-        *build_same_type_fields(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
-        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent"),
+        *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "inner", "activation"),
+        *build_same_type_fields(ctypes.c_int64, "has_gate", "has_cutoff", "mlp_apart", "has_no_mlp"),
+        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent", "shape", "input", "streams"),
         ("kv", KvLayer),
         *build_same_type_fields(ctypes.c_void_p, "mixer", "beside"),
         ("qkv", Matrix * MIXER_MATRICES),
@@ -283,7 +253,7 @@ class FusedTokens(ctypes.Structure):
         ("first_layer", ctypes.c_int64),
         *build_same_type_fields(ctypes.c_void_p, "mlp_in", "mlp_out", "segments"),
         *build_same_type_fields(ctypes.c_int64, "segment_count", "state_slots"),
-        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden"),
+        *build_same_type_fields(ctypes.c_void_p, "states", "adapted", "hidden", "input_rows"),
     )
 
 
@@ -302,6 +272,7 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     **adapter_structures.STRUCTURES,
     **expert_structures.STRUCTURES,
     **state_structures.STRUCTURES,
+    **stream_structures.STRUCTURES,
 }
 # C has them only where it multiplies bytes
 FOR_QUANTIZED = {"THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES, "SHIFT": SHIFT}
@@ -331,6 +302,7 @@ def list_c_constants_in_python() -> dict[str, int]:
         "PRODUCT_PHASES": PRODUCT_PHASES,
         "LAYER_PHASES": LAYER_PHASES,
         "LATENT_PHASES": LATENT_PHASES,
+        **stream_structures.NUMBERS,
         "ADAPTER_PHASES": ADAPTER_PHASES,
     }
     phases |= {"sizeof phase": PHASE_BYTES}

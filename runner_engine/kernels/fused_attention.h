@@ -23,9 +23,10 @@ static product NAME(qkv_product)(const fused_pass *s, int64_t l) {
   const fused_layer *layer = s->layers + l;
   const void *x = layer->norm_in.weight ? s->normed : s->x;
   int64_t width = layer->mixer ? layer->mixer->width : s->qkv_width;
-  if (layer->latent) width = first_width_of(s->model, layer->latent);
-  return NAME(fused_product)(s, x, s->in->tokens, s->model->hidden, layer->qkv, layer->qkv_count, STORE,
-                             layer->latent ? s->latents.first : s->qkv, width);
+  void *into = s->qkv;
+  if (layer->latent) width = first_width_of(s->model, layer->latent), into = s->latents.first;
+  if (layer->shape) width = shaped_width(s->model, layer->shape), into = s->shaped;
+  return NAME(fused_product)(s, x, s->in->tokens, s->model->hidden, layer->qkv, layer->qkv_count, STORE, into, width);
 }
 
 /* Puts k and v of a token and a head into a place of its arena, in the format of the cache. */
@@ -81,6 +82,32 @@ INLINE void NAME(finish_heads)(const fused_pass *s, const fused_layer *layer, in
     for (int64_t d = 0; d < s->q_width; d++) q[d] = NAME(from_float)(NAME(to_float)(q[d]) * scale);
 }
 
+/* The same of a layer whose heads have a shape of their own: they go to where those of any layer are, and end with zeros. */
+INLINE void NAME(finish_shaped_heads)(const fused_pass *s, const fused_layer *layer, int64_t t) {
+  const fused_model *m = s->model;
+  const head_shape *shape = layer->shape;
+  const int64_t dim = shape->dim, heads = m->kv_heads * m->group, same = m->kv_heads / shape->kv_heads;
+  const int64_t position = s->in->positions[t];
+  const T *from = (const T *)s->shaped + t * shaped_width(m, shape), *values;
+  T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key, *v = k + s->kv_width;
+  if (dim < m->dim) memset(q, 0, s->qkv_width * sizeof(T));
+  for (int64_t h = 0; h < heads; h++, from += dim) {
+    memcpy(q + h * m->dim, from, dim * sizeof(T));
+    if (layer->norm_q.weight) NAME(norm_by)(&layer->norm_q, from, dim, q + h * m->dim);
+    NAME(turn_head)(m, layer->rope, q + h * m->dim, position);
+  }
+  if (shape->reads_earlier) return;
+  values = shape->values_are_keys ? from : from + shape->kv_heads * dim;
+  for (int64_t h = 0; h < m->kv_heads; h++) {
+    T *key = k + h * m->dim, *value = v + h * m->dim;
+    memcpy(key, from + h / same * dim, dim * sizeof(T));
+    memcpy(value, values + h / same * dim, dim * sizeof(T));
+    if (layer->norm_k.weight) NAME(norm_by)(&layer->norm_k, key, dim, key);
+    if (shape->norm_v.weight) NAME(norm_by)(&shape->norm_v, value, dim, value);
+    NAME(turn_head)(m, layer->rope, key, position);
+  }
+}
+
 /* RoPE of queries and keys. Where other tokens of a slot see a key, it has to be stored before anyone reads. */
 static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   const fused_model *m = s->model;
@@ -91,12 +118,13 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
     FOR_EACH_ITEM(t, i, chunk, in->tokens) {
       T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key, *v = k + s->kv_width;
       if (layer->latent) NAME(arrange_heads)(s, layer, t);
+      else if (layer->shape) NAME(finish_shaped_heads)(s, layer, t);
       else NAME(finish_heads)(s, layer, t);
       if (layer->kv.rotated) {
         NAME(rotate_heads)(q, m->kv_heads * m->group, dim, layer->kv.rotated);
         NAME(rotate_heads)(k, 2 * m->kv_heads, dim, layer->kv.rotated); /* and the values behind the keys */
       }
-      for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
+      for (int64_t h = 0; h < m->kv_heads && !in->is_step && stores_keys(layer); h++)
         NAME(put)(m, in->arenas + in->slot[t], &layer->kv, h, k + h * dim, v + h * dim, in->place[t]);
     }
   barrier(now, chunks, s->is_alone);

@@ -5,6 +5,8 @@
 #include "fused_pass.h"
 #include "fused_ends.h"
 #include "mixer_beside.h"
+#include "layer_inputs.h"
+#include "streams.h"
 #include "channels_mixer.h"
 #include "latents.h"
 #include "fused_attention.h"
@@ -22,6 +24,7 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   if (layer->beside) to_beside = NAME(beside_product)(s, layer);
 
   const int has_products_between = layer->latent || (layer->mixer && layer->mixer->kind == CHANNELS_MIXER);
+  if (layer->streams) NAME(forward_low_rank)(s, layer->streams, &to_qkv, now);
   NAME(product_and_wait)(s, &to_qkv, has_products_between ? 0 : &to_out, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->latent) NAME(expand_latents)(s, layer, &to_out, now);
@@ -32,20 +35,21 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   NAME(product_and_wait)(s, &to_out, layer->beside ? &to_beside : then, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->beside) NAME(forward_beside)(s, layer, &to_beside, then, now);
-  if (!layer->is_parallel && !layer->has_no_mlp)
-    NAME(end_half)(s, &layer->after_attention, s->model->residual_scale, is_added, &layer->norm_mid, 0, s->in->tokens, 0,
+  if (layer->streams) NAME(end_stream_attention)(s, layer, (*now)++);
+  else if (!layer->is_parallel && !layer->has_no_mlp)
+    NAME(end_half)(s, &layer->after_attention, s->model->residual_scale, is_added, 1, &layer->norm_mid, 0, s->in->tokens, 0,
                    (*now)++);
   end_part(NORMS_AND_ROPE);
 }
 
 /* The end of the last layer, where what the head reads of every token is handed out: the tokens to keep are copied from
    there. */
-static void NAME(hand_out)(const fused_pass *s, const fused_norm *after, float scale, int is_added, phase **now) {
+static void NAME(hand_out)(const fused_pass *s, const fused_norm *after, float scale, int is_added, float whole, phase **now) {
   const int64_t kept = s->in->kept, hidden = s->model->hidden;
   const int64_t chunk = chunk_of(kept, s->threads), chunks = ceil_div(kept, chunk);
   fused_pass all = *s;
   all.normed = s->in->hidden;
-  NAME(end_half)(&all, after, scale, is_added, &s->model->norm, 0, s->in->tokens, 0, (*now)++);
+  NAME(end_half)(&all, after, scale, is_added, whole, &s->model->norm, 0, s->in->tokens, 0, (*now)++);
   phase *copying = (*now)++;
   FOR_EACH_CHUNK(i, copying, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, kept)
@@ -58,13 +62,24 @@ static void NAME(end_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_layer *layer = s->layers + l, *next = layer + 1;
   const int is_apart = layer->mlp_apart || (layer->mixture && layer->mixture->shared_inner);
   const fused_norm *after = layer->has_no_mlp ? &layer->after_attention : &layer->after_mlp;
-  const int is_added = !is_apart && NAME(adds_at_once)(s, layer, after);
-  const float scale = layer->beside && !layer->has_no_mlp ? layer->beside->mlp : s->model->residual_scale;
-  if (l + 1 == s->model->layers && s->in->hidden) NAME(hand_out)(s, after, scale, is_added, now);
+  const float whole = layer->output_scale;
+  int is_added = !is_apart && NAME(adds_at_once)(s, layer, after);
+  float scale = layer->beside && !layer->has_no_mlp ? layer->beside->mlp : s->model->residual_scale;
+  if (layer->streams) {
+    NAME(end_stream_layer)(s, l, now);
+    if (l + 1 < s->model->layers) return;
+    is_added = 1;
+  } else if (layer->input) {
+    const fused_norm none = {0};
+    NAME(end_half)(s, after, scale, is_added, 1, &none, 0, s->in->tokens, 0, (*now)++);
+    NAME(forward_inputs)(s, layer->input, s->x, now);
+    after = &layer->input->after, is_added = 0, scale = 1;
+  }
+  if (l + 1 == s->model->layers && s->in->hidden) NAME(hand_out)(s, after, scale, is_added, whole, now);
   else if (l + 1 == s->model->layers)
-    NAME(end_half)(s, after, scale, is_added, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
+    NAME(end_half)(s, after, scale, is_added, whole, &s->model->norm, 0, s->in->kept, s->in->keep, (*now)++);
   else
-    NAME(end_half)(s, after, scale, is_added, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);
+    NAME(end_half)(s, after, scale, is_added, whole, &next->norm_in, NAME(norm_beside)(next), s->in->tokens, 0, (*now)++);
   end_part(NORMS_AND_ROPE);
 }
 
@@ -133,10 +148,12 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   int64_t wrong = check_fused(m, layers, in, PACK);
   if (!wrong) wrong = check_mixtures(m, layers, PACK);
   if (!wrong) wrong = check_latents(m, layers, PACK);
+  if (!wrong) wrong = check_head_shapes(m, layers);
+  if (!wrong) wrong = check_streams(m, layers, in, PACK);
   if (wrong) return wrong;
   const mixture_pass mixed = mixtures_of(m, layers);
   const latent_pass latents = latents_of(m, layers);
-  const int64_t of_some = mixed.layers * MIXTURE_PHASES + latents.layers * LATENT_PHASES;
+  const int64_t of_some = mixed.layers * MIXTURE_PHASES + latents.layers * LATENT_PHASES + side_phases(m, layers);
   const int64_t of_adapters = in->adapted ? m->layers * ADAPTER_PHASES : 0;
   const int64_t tokens = in->tokens, parts = in->parts, phases = phases_of(m, tokens) + of_some + of_adapters;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
@@ -164,10 +181,18 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (!s.is_interleaved) s.pieces = own_pieces_of(in, m->kv_heads * state_floats(m->group, m->dim), &workspace);
   allocate_mixtures(&s.mixed, m, layers, tokens, sizeof(T), &workspace);
   allocate_latents(&s.latents, tokens, sizeof(T), &workspace);
+  if (widest_shaped(m, layers)) s.shaped = allocate(&workspace, tokens * widest_shaped(m, layers) * sizeof(T));
+  if (widest_side(m, layers)) s.side = allocate(&workspace, tokens * widest_side(m, layers) * sizeof(T));
+  if (m->inputs) s.inputs = allocate(&workspace, tokens * m->inputs->projection.outputs * sizeof(T));
+  if (m->streams) {
+    s.streams = allocate(&workspace, m->streams->count * tokens * m->hidden * sizeof(T));
+    s.low_rank = allocate(&workspace, tokens * m->hidden * sizeof(T));
+  }
   const int64_t rows = tokens * mixed.chosen;
   int64_t widest = mixed.widest;
   raise_to(&widest, behind);
   raise_to(&widest, m->hidden);
+  raise_to(&widest, widest_side(m, layers));
   raise_to(&widest, latents.query_width);
   raise_to(&widest, latents.pair_width);
   s.adapted = allocate_adapted(in->adapted, widest, threads, &workspace);
@@ -184,6 +209,8 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
     phase *now = first;
     if (in->first_layer) NAME(end_layer)(&s, in->first_layer - 1, &now);
     else NAME(embed_tokens)(&s, now++);
+    if (m->inputs && !in->first_layer) NAME(begin_inputs)(&s, &now);
+    if (m->streams) NAME(begin_streams)(&s, &now);
     end_part(NORMS_AND_ROPE);
     if (NAME(forward_layers)(&s, in->first_layer, &now) == m->layers) NAME(forward_head)(&s, &now);
   }

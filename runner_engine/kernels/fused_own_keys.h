@@ -5,7 +5,7 @@
 #define FUSED_OWN_KEYS
 /* Whether values are narrower than the heads of the store, so that what is found is cut off */
 INLINE int is_cut_off(const fused_model *m, const fused_layer *layer) {
-  return layer->latent && layer->latent->value < m->dim;
+  return value_width(m, layer) < m->dim;
 }
 #endif
 
@@ -43,11 +43,13 @@ INLINE NAME(own_heads) NAME(own_heads_of)(const fused_pass *s, int64_t l, int64_
       {from ? from[t] : 0, in->seen[t], &of->kv, of->scale, of->cap, of->sinks ? of->sinks + h * m->group : 0, in->parts,
        s->part_out, s->part_top, s->part_sum, NAME(attends_own_by_tiles)(m), rows,
        m->has_kv_bytes ? BYTES_NAME(plain_keys)(arena, &of->kv, h, m->dim) : 0,
-       m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, m->dim) : 0, 0}};
+       m->has_kv_bytes ? BYTES_NAME(plain_values)(arena, &of->kv, h, m->dim) : 0, 0,
+       of->shape && !of->kv.rotated ? ceil_div(of->shape->dim, LANES) * LANES : m->dim}};
 }
 
 /* Stores the last key that a token of a step sees, its own. */
 INLINE void NAME(put_last)(const fused_pass *s, int64_t l, int64_t t, int64_t h) {
+  if (!stores_keys(s->layers + l)) return;
   const T *k = (T *)s->qkv + t * s->qkv_width + s->first_key + h * s->model->dim;
   NAME(put)(s->model, s->in->arenas + s->in->slot[t], &s->layers[l].kv, h, k, k + s->kv_width, s->in->seen[t] - 1);
 }
@@ -57,7 +59,7 @@ INLINE void NAME(end_own)(const fused_pass *s, int64_t l, int64_t t, int64_t h, 
   const fused_model *m = s->model;
   const fused_layer *layer = s->layers + l;
   const int64_t group = m->group, width = group * m->dim, rotated = layer->kv.rotated;
-  const int64_t value = is_cut_off(m, layer) ? layer->latent->value : 0;
+  const int64_t value = is_cut_off(m, layer) ? value_width(m, layer) : 0;
   if (rotated) NAME(rotate_heads)(out, group, m->dim, rotated); /* back */
   if (m->has_query_gates) NAME(open_gates)((T *)s->query_gates + t * s->q_width + h * width, width, out);
   for (int64_t g = 0; value && g < group; g++)

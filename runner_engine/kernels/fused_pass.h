@@ -16,6 +16,10 @@ typedef struct {
   mixed_tokens states;
   void *half, *gates; /* [tokens, hidden]: what is added to x later; [tokens, gates of the model] */
   void *beside;       /* [tokens, hidden]: what a mixer beside attention gives */
+  void *shaped;       /* [tokens, widest_shaped]: queries, keys and values of layers with a shape of their own */
+  void *side;         /* [tokens, widest_side] */
+  void *inputs;       /* [tokens, numbers of all layers]: what layers read beside their tokens */
+  void *streams, *low_rank; /* [count, tokens, hidden], [tokens, hidden] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
@@ -67,6 +71,13 @@ INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const 
   NAME(add_adapters)(s, p, (*now)++);
 }
 
+/* Multiplies `count` numbers, and rounds them. */
+INLINE void NAME(scale_numbers)(T *x, int64_t count, float by) {
+  if (by == 1) return;
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) x[i] = NAME(from_float)(NAME(to_float)(x[i]) * by);
+}
+
 /* The norms of a token that a layer, or the head, begins with; `also`: of an MLP beside attention, or 0 */
 INLINE void NAME(norm_token)(const fused_pass *s, const fused_norm *norm, const fused_norm *also, int64_t t, const T *x) {
   const int64_t hidden = s->model->hidden;
@@ -80,9 +91,10 @@ INLINE const fused_norm *NAME(norm_beside)(const fused_layer *layer) {
 }
 
 /* Adds what attention or an MLP has computed to `count` tokens, or to those to keep, unless its product has done so
-   (is_added), and applies the norms of what comes next. after: its own norm; scale: what it is multiplied by */
-static void NAME(end_half)(const fused_pass *s, const fused_norm *after, float scale, int is_added, const fused_norm *norm,
-                           const fused_norm *also, int64_t count, const int32_t *keep, phase *now) {
+   (is_added), and applies the norms of what comes next. after: its own norm; scale: what it is multiplied by; whole: what
+   each token is then multiplied by */
+static void NAME(end_half)(const fused_pass *s, const fused_norm *after, float scale, int is_added, float whole,
+                           const fused_norm *norm, const fused_norm *also, int64_t count, const int32_t *keep, phase *now) {
   const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, count) {
@@ -95,6 +107,10 @@ static void NAME(end_half)(const fused_pass *s, const fused_norm *after, float s
 #pragma omp simd
         for (int64_t d = 0; d < hidden; d++)
           x[d] = NAME(from_float)(NAME(to_float)(before[d]) + NAME(rounded)(scale * NAME(to_float)(half[d])));
+      }
+      if (whole != 1) {
+        if (keep && is_added) x = memcpy(normed, x, hidden * sizeof(T));
+        NAME(scale_numbers)(x, hidden, whole);
       }
       NAME(norm_token)(s, norm, also, t, x);
     }

@@ -79,7 +79,7 @@ INLINE void NAME(rotate_into_halves)(T *head, int64_t half, const float *cos, co
 /* Rotates the first numbers of a head to its position. rope: which table, or -1: it stays as it is */
 INLINE void NAME(turn_head)(const fused_model *m, int64_t rope, T *head, int64_t position) {
   if (rope < 0) return;
-  const int64_t half = m->rotated / 2;
+  const int64_t half = m->rotated[rope] / 2;
   const float *cos = m->cos[rope] + position * half, *sin = m->sin[rope] + position * half;
   const int in_float32 = m->rotates_in_float32 != 0;
   if (m->points == POINTS_IN_HALVES) NAME(rotate_halves)(head, half, cos, sin, in_float32);

@@ -1,6 +1,6 @@
 /* What a fused forward pass gets from Python, and its check; the pass is in fused_forward.h. */
 
-#define LAYER_PHASES (4 * PRODUCT_PHASES + 7) /* beside them: the embedding, what is handed out, the head's product, the rest */
+#define LAYER_PHASES (4 * PRODUCT_PHASES + 8) /* beside them: the embedding, what is handed out, the head's product, the rest */
 
 /* What an MLP goes through between its products. SILU_IN_PRODUCT: two matrices gate each other in the registers. */
 enum { SILU_IN_PRODUCT, SILU, GELU, TANH_GELU, RELU, SQUARED_RELU };
@@ -11,10 +11,14 @@ enum { POINTS_IN_HALVES, POINTS_OF_NEIGHBOURS, NEIGHBOURS_INTO_HALVES };
 
 #define ROPE_TABLES 2
 
+typedef struct model_streams model_streams; /* stream_structs.h */
+typedef struct model_inputs model_inputs;
+
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_kv_bytes, embedding_rows, positions;
   int64_t attention_tile_rows;   /* as tile_rows of attend_shared */
-  int64_t rotated, points;       /* numbers of a head that are rotated, and which of them are a point */
+  int64_t rotated[ROPE_TABLES];  /* numbers of a head that each table rotates */
+  int64_t points;                /* which of them are a point */
   int64_t rotates_in_float32;    /* whether cos and sin have more bits than the model's format */
   int64_t gates;                 /* numbers of a token that an MLP computes before they go through its function, or 0 */
   int64_t has_halves;            /* whether attention or an MLP is not added to a token as it is */
@@ -25,14 +29,19 @@ typedef struct {
   int64_t embedding_in_panels;   /* whether it is a matrix in panels, which the head reads, too */
   const void *embedding;         /* [embedding_rows, hidden] */
   const void *position_embedding; /* [positions, hidden], which is added to it, or 0 */
-  const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated / 2]: of each point */
+  const float *cos[ROPE_TABLES], *sin[ROPE_TABLES]; /* [positions, rotated of the table / 2]: of each point */
   const float *query_scales;     /* [positions]: what rotated queries are multiplied by, or 0 */
+  const model_inputs *inputs;    /* what layers read beside their tokens, or 0 */
+  const model_streams *streams;  /* a token's streams beside each other, or 0 */
   fused_norm norm;
   matrix head;
 } fused_model;
 
 typedef struct mixture mixture; /* mixture_structs.h */
 typedef struct latent latent;   /* latent_structs.h */
+typedef struct head_shape head_shape; /* head_structs.h */
+typedef struct layer_input layer_input; /* stream_structs.h */
+typedef struct stream_layer stream_layer;
 
 typedef struct {
   fused_norm norm_in, norm_mid;          /* before attention and before the MLP */
@@ -40,16 +49,21 @@ typedef struct {
   fused_norm norm_q, norm_k;             /* of each head, or of all together */
   const float *sinks;                    /* of each query head, or 0 */
   float scale, cap;                      /* of scores; cap: 0 where there is none */
+  float output_scale, cutoff;            /* of a whole token, in the end; deviations above the mean (has_cutoff) */
   int64_t rope;                          /* which table, or -1: its heads are not rotated */
   int64_t window;                        /* which of a pass's windows; the first one hides nothing */
   int64_t norms_all_heads, is_parallel;  /* is_parallel: the MLP reads what attention reads */
   int64_t norms_rotated;                 /* heads are normed when they have been rotated, and not before */
   int64_t scales_queries;                /* whether its queries are multiplied by the model's query_scales */
   int64_t qkv_count, gated_count;        /* matrices that compute these, side by side */
-  int64_t activation, has_gate;          /* has_gate: half of the MLP's numbers gate the other half */
+  int64_t inner, activation, has_gate;   /* has_gate: half of the MLP's numbers gate the other half */
+  int64_t has_cutoff;                    /* whether only what is above `cutoff` goes through the MLP's function */
   int64_t mlp_apart, has_no_mlp;         /* mlp_apart: the caller computes its MLP, between two calls */
   const mixture *mixture;                /* the experts in the place of its MLP, or 0 */
   const latent *latent;                  /* what its heads come out of, or 0 */
+  const head_shape *shape;               /* of its heads, where layers differ in it, or 0 */
+  const layer_input *input;              /* what it reads beside its tokens, after the MLP, or 0 */
+  const stream_layer *streams;           /* or 0 */
   kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
   const mixer_beside *beside;            /* a mixer beside its attention, or 0 */
@@ -86,6 +100,7 @@ typedef struct {
   void *const *states;         /* [mixers, LAYER_STATES] */
   const adapted_tokens *adapted; /* or 0 */
   void *hidden;                  /* [tokens, hidden]: what the head reads of every token, or 0 where nobody asks */
+  const void *input_rows;        /* [tokens, numbers of all layers]: where the table of layers' inputs is no plain one, or 0 */
 } fused_tokens;
 
 /* A mixer beside attention: what both give is added up before it is added to the tokens. */
@@ -114,8 +129,9 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
     if (!is_readable(layer->qkv + i, m->hidden, pack)) return 0;
   for (int i = 0; i < gated; i++)
     if (!is_readable(layer->gated + i, m->hidden, pack)) return 0;
+  if (layer->inner < 0 || layer->inner > m->inner || (layer->has_cutoff && layer->activation == SILU_IN_PRODUCT)) return 0;
   if (layer->has_no_mlp && (layer->mlp_apart || layer->mixture || layer->is_parallel || gated)) return 0;
-  const int has_mlp = layer->has_no_mlp || layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, m->inner, pack));
+  const int has_mlp = layer->has_no_mlp || layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, layer->inner, pack));
   return is_readable(&layer->out, width, pack) && has_mlp;
 }
 
@@ -182,7 +198,8 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if ((wrong = check_mixers(m, in, pack)) || (wrong = check_adapted(in->adapted, in->tokens))) return wrong;
   if (m->points < POINTS_IN_HALVES || m->points > NEIGHBOURS_INTO_HALVES) REFUSE(WRONG_HEADS, 0);
   if (m->has_heads_together && m->has_query_gates) REFUSE(WRONG_HEADS, 0);
-  if (m->rotated < 0 || m->rotated > m->dim || m->rotated % 2) REFUSE(WRONG_HEADS, 0);
+  for (int64_t i = 0; i < ROPE_TABLES; i++)
+    if (m->rotated[i] < 0 || m->rotated[i] > m->dim || m->rotated[i] % 2) REFUSE(WRONG_HEADS, 0);
   if (m->has_kv_bytes && !(pack == 2 ? has_kv_bytes_bf16 : has_kv_bytes_f32)) REFUSE(MISSING_UNIT, 1);
   if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);
   for (int64_t l = 0; l < m->layers; l++) {

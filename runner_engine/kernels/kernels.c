@@ -19,7 +19,9 @@
 #include "fused_structs.h"
 #include "expert_structs.h"
 #include "mixture_structs.h"
+#include "head_structs.h"
 #include "latent_structs.h"
+#include "stream_structs.h"
 #include "pass_clock.h"
 #include "tiles.h"
 

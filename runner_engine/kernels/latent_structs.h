@@ -33,8 +33,13 @@ INLINE int64_t first_width_of(const fused_model *m, const latent *of) {
   return before_pairs(m, of) + of->pair_width + of->rotated;
 }
 
+/* Numbers of a head of values: what is found is cut off to so many */
+INLINE int64_t value_width(const fused_model *m, const fused_layer *layer) {
+  return layer->latent ? layer->latent->value : layer->shape ? layer->shape->dim : m->dim;
+}
+
 static int64_t found_width(const fused_model *m, const fused_layer *layer) {
-  return m->kv_heads * m->group * (layer->latent ? layer->latent->value : m->dim);
+  return m->kv_heads * m->group * value_width(m, layer);
 }
 
 INLINE void raise_to(int64_t *most, int64_t number) { *most = number > *most ? number : *most; }
@@ -74,7 +79,7 @@ static int64_t check_latents(const fused_model *m, const fused_layer *layers, in
         layers[l].norm_q.weight) REFUSE(WRONG_MATRIX, l);
     if (of->query_width < 0 || of->pair_width < 1 || of->unrotated < 0 || of->rotated < 0) REFUSE(WRONG_HEADS, l);
     if (of->value < 1 || of->value > m->dim || of->unrotated + of->rotated > m->dim) REFUSE(WRONG_HEADS, l);
-    if (layers[l].rope >= 0 && of->rotated != m->rotated) REFUSE(WRONG_HEADS, l);
+    if (layers[l].rope >= 0 && of->rotated != m->rotated[layers[l].rope]) REFUSE(WRONG_HEADS, l);
     if (!of->norm_pairs.weight || !of->to_pairs || (of->query_width && (!of->norm_queries.weight || !of->to_queries)))
       REFUSE(WRONG_MATRIX, l);
     int64_t width = 0;

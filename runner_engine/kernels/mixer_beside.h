@@ -1,13 +1,6 @@
 /* A mixer beside the attention of a layer, as in Falcon-H1, for one number format (T, PACK, NAME: see kernels.c): both read
    the same, and what they give is added up. What goes in and out of them and of the MLP is multiplied by numbers. */
 
-/* Multiplies `count` numbers, and rounds them. */
-INLINE void NAME(scale_numbers)(T *x, int64_t count, float by) {
-  if (by == 1) return;
-#pragma omp simd
-  for (int64_t i = 0; i < count; i++) x[i] = NAME(from_float)(NAME(to_float)(x[i]) * by);
-}
-
 /* Queries, keys and values of a token */
 INLINE void NAME(scale_heads)(const fused_pass *s, const mixer_beside *beside, T *q, T *k) {
   NAME(scale_numbers)(q, s->q_width, beside->heads);

@@ -13,16 +13,16 @@ INLINE void NAME(put_value)(const kv_layer *layer, T *V, const T *v, int64_t dim
   NAME(store_value)(V, v, dim, place);
 }
 
-INLINE void NAME(score_keys)(const kv_layer *layer, const int D, const int G, const NAME(operand) *q, const T *k, int count,
+INLINE void NAME(score_keys)(const kv_layer *layer, const int D, const int S, const int G, const NAME(operand) *q, const T *k, int count,
                              float s[][MAX_SCORES], const T *v) {
   (void)layer;
-  NAME(scores)(D, G, q, k, count, s, v);
+  NAME(scores)(D, S, G, q, k, count, s, v);
 }
 
-INLINE void NAME(sum_values)(const kv_layer *layer, const int D, const int G, float s[][MAX_SCORES], const T *v, int count,
+INLINE void NAME(sum_values)(const kv_layer *layer, const int D, const int S, const int G, float s[][MAX_SCORES], const T *v, int count,
                              float *acc, const T *next) {
   (void)layer;
-  NAME(add_values)(D, G, s, v, count, acc, next);
+  NAME(add_values)(D, S, G, s, v, count, acc, next);
 }
 
 #if IS_WIDENED

@@ -24,25 +24,25 @@ INLINE void BYTES_NAME(put_value)(const kv_layer *layer, char *V, const T *v, in
 /* Of the model's own numbers beside bytes: for every shape, since each of its own takes the compiler most of a second */
 static __attribute__((noinline)) void BYTES_NAME(score_plain)(int D, int G, const NAME(operand) *q, const T *k, int count,
                                                               float s[][MAX_SCORES], const T *v) {
-  NAME(scores)(D, G, q, k, count, s, v);
+  NAME(scores)(D, D, G, q, k, count, s, v);
 }
 
 static __attribute__((noinline)) void BYTES_NAME(add_plain)(int D, int G, float s[][MAX_SCORES], const T *v, int count,
                                                             float *acc, const T *next) {
-  NAME(add_values)(D, G, s, v, count, acc, next);
+  NAME(add_values)(D, D, G, s, v, count, acc, next);
 }
 
-INLINE void BYTES_NAME(score_keys)(const kv_layer *layer, const int D, const int G, const NAME(operand) *q, const char *k,
+INLINE void BYTES_NAME(score_keys)(const kv_layer *layer, const int D, const int S, const int G, const NAME(operand) *q, const char *k,
                                    int count, float s[][MAX_SCORES], const char *v) {
   if (layer->keys == KV_INT4) INT4_NAME(scores)(D, G, q, k, count, s, v);
-  else if (layer->keys == KV_INT8) INT8_NAME(scores)(D, G, q, (const int8_t *)k, count, s, (const int8_t *)v);
+  else if (layer->keys == KV_INT8) INT8_NAME(scores)(D, S, G, q, (const int8_t *)k, count, s, (const int8_t *)v);
   else BYTES_NAME(score_plain)(D, G, q, (const T *)k, count, s, (const T *)v);
 }
 
-INLINE void BYTES_NAME(sum_values)(const kv_layer *layer, const int D, const int G, float s[][MAX_SCORES], const char *v,
+INLINE void BYTES_NAME(sum_values)(const kv_layer *layer, const int D, const int S, const int G, float s[][MAX_SCORES], const char *v,
                                    int count, float *acc, const char *next) {
   if (layer->values == KV_INT4) INT4_NAME(add_values)(D, G, s, v, count, acc, next);
-  else if (layer->values == KV_INT8) INT8_NAME(add_values)(D, G, s, (const int8_t *)v, count, acc, (const int8_t *)next);
+  else if (layer->values == KV_INT8) INT8_NAME(add_values)(D, S, G, s, (const int8_t *)v, count, acc, (const int8_t *)next);
   else BYTES_NAME(add_plain)(D, G, s, (const T *)v, count, acc, (const T *)next);
 }
 

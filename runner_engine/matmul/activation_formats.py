@@ -5,7 +5,8 @@ Matrices with equal formats share the quantized activations.
 
 from __future__ import annotations
 
-from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul.blocks import ROW_PARTS
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import FORMATS, Kernels, get_tensor_address
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.layer_replacement import KernelResources, LayerReplacement, UnsupportedLayer

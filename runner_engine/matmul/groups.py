@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from runner_base.notes import Note, note
-from runner_engine.kernels.c_interface import CodeType, Matrix, WeightFormat
+from runner_engine.kernels.c_interface import CodeType, WeightFormat
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import FORMATS, Kernels, get_tensor_address
 from runner_engine.matmul import huge_pages, int8_stored
 from runner_engine.matmul.layer_replacement import KernelResources, LayerReplacement, UnsupportedLayer

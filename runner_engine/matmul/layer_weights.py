@@ -11,7 +11,8 @@ import torch
 from runner_base import MIB
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
-from runner_engine.kernels.c_interface import SHIFT, Matrix, WeightFormat
+from runner_engine.kernels.c_interface import SHIFT, WeightFormat
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import FORMATS, Kernels, get_optional_tensor_address, get_tensor_address
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from runner_engine.kernels.c_interface import Matrix
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import Kernels, get_optional_tensor_address
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.layer_weights import PackedWeights

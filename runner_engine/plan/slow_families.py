@@ -11,18 +11,10 @@ from collections.abc import Mapping
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 
-_GEMMA3N = note("residual_streams")
-_GEMMA4 = note("inputs_of_layers")
 REASONS: Mapping[str, Note] = {
     "rwkv": note("state_as_argument"),
     "jetmoe": note("experts_of_attention"),
     "longcat_flash": note("two_attentions_per_layer"),
-    "gemma3n": _GEMMA3N,
-    "gemma3n_text": _GEMMA3N,
-    "gemma4": _GEMMA4,
-    "gemma4_text": _GEMMA4,
-    "gemma4_unified": _GEMMA4,
-    "gemma4_unified_text": _GEMMA4,
 }
 
 

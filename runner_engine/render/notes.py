@@ -182,8 +182,6 @@ OF_DECODING: dict[str, Template] = {
     "state_as_argument": "transformers decodes their prompts one at a time",
     "experts_of_attention": "each token selects experts for its queries, which run operation by operation",
     "two_attentions_per_layer": "each layer has two attention blocks, which run operation by operation",
-    "residual_streams": "each layer mixes several residual streams, operation by operation",
-    "inputs_of_layers": "each layer has its own token embeddings, which are added operation by operation",
     "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} does not support continuous batching",
     "attention_counts_tokens": "the model's attention depends on the number of tokens in a forward pass",

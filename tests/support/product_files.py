@@ -23,7 +23,7 @@ from torch import nn
 
 from runner_engine.checkpoints.pass_memory import compute_quantized_workspace_nbytes
 from runner_engine.kernels import building
-from runner_engine.kernels.c_interface import Matrix
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul import four_bit, int8_stored
 from runner_engine.matmul.blocks import GgufWeights

@@ -13,6 +13,7 @@
 #include "mixer_structs.h"
 #include "adapter_structs.h"
 #include "fused_structs.h"
+#include "head_structs.h"
 #include "latent_structs.h"
 #include "tiles.h"
 

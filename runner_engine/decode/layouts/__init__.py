@@ -3,7 +3,7 @@
 The description follows from module names and from test runs of the modules.
 """
 
-from runner_engine.decode.layouts.attention_layout import AttentionLayout, LatentLayout
+from runner_engine.decode.layouts.attention_layout import AttentionLayout, HeadShapeLayout, LatentLayout
 from runner_engine.decode.layouts.mixtures import MixtureLayout
 from runner_engine.decode.layouts.mlps import MlpLayout
 from runner_engine.decode.layouts.model import LayerLayout, ModelLayout, describe_model
@@ -19,6 +19,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "MixtureLayout",  # a router, experts, and an MLP beside them
     "AttentionLayout",  # projections, norms and rotation of heads, what is done to scores
     "LatentLayout",  # what queries, keys and values come out of, where attention has latents
+    "HeadShapeLayout",  # where layers differ in the shape of their heads
     "Rotation",  # which numbers of a head are rotated, and by which table
     "NormLayout",  # what a norm computes, with its weight
     "NotFusable",  # the model has parts that C does not know

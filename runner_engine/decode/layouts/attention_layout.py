@@ -39,6 +39,19 @@ class LatentLayout:
 
 
 @dataclass(frozen=True)
+class HeadShapeLayout:
+    """The shape of a layer's heads where layers differ in it, and the norms of these heads."""
+
+    kv_heads: int
+    dim: int
+    reads_earlier: bool  # no keys and values of its own
+    values_are_keys: bool  # before their norms
+    norm_queries: NormLayout
+    norm_keys: NormLayout | None
+    norm_values: NormLayout | None
+
+
+@dataclass(frozen=True)
 class AttentionLayout:
     """Projections, norms, RoPE, scales, logit caps and sinks of an attention layer."""
 
@@ -57,3 +70,4 @@ class AttentionLayout:
     has_heads_together: bool = False  # a head's query, key and value stand side by side
     key_scale: float = 1.0  # what keys are multiplied by
     latent: LatentLayout | None = None  # what heads come out of
+    shape: HeadShapeLayout | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from runner_engine.decode.layouts.activations import identify_activation, infer_activation
@@ -32,6 +34,8 @@ class MlpLayout:
     has_gate: bool  # half of what comes in goes through the function, and gates the other half
     gate_scale: float = 1.0  # what that half is multiplied by before the function
     scale: float = 1.0  # and what goes out
+    # only gates above their mean and so many standard deviations go through the function; None: all do
+    cutoff: float | None = None
 
     @property
     def inner(self) -> int:
@@ -45,7 +49,7 @@ class MlpLayout:
         The MLP must have no biases and no unmerged adapters.
         """
         alone = all(part.bias is None and find_unmerged_lora(part) is None for part in self.into)
-        is_plain = alone and self.gate_scale == 1
+        is_plain = alone and self.gate_scale == 1 and self.cutoff is None
         return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
 
     @property
@@ -95,5 +99,18 @@ def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     outputs, inner = sum(get_linear_sizes(layer)[0] for layer in into), get_linear_sizes(out)[1]
     if outputs not in (inner, 2 * inner):
         return None
-    scales = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
-    return MlpLayout(into, out, activation, outputs == 2 * inner, *scales)
+    gate_scale, scale = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
+    cutoff = _find_cutoff(mlp, hidden_states.dtype)
+    return MlpLayout(into, out, activation, outputs == 2 * inner, gate_scale, scale, cutoff)
+
+
+def _find_cutoff(mlp: Any, dtype: torch.dtype) -> float | None:
+    """Return how many standard deviations above their mean gates must be (Gemma 3n), or None.
+
+    activation_sparsity: the share of gates that become 0 if gates are normally distributed.
+    """
+    sparsity = float(getattr(mlp, "activation_sparsity", 0.0))
+    if sparsity <= 0:
+        return None
+    quantile = torch.erfinv(2 * torch.tensor(sparsity, dtype=torch.float32) - 1) * math.sqrt(2)
+    return float(quantile.to(dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from runner_engine.attention import register_attention
 from runner_engine.decode.layouts.attention import IGNORED, infer_attention_layout
 from runner_engine.decode.layouts.attention_capture import POSITIONS
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
+from runner_engine.decode.layouts.head_shapes import has_own_head_shape, infer_head_shape_layout
 from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
 from runner_engine.decode.layouts.latents import infer_latent_attention_layout, match_latent_attention_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
@@ -30,6 +32,7 @@ from runner_engine.decode.layouts.parts import (
     LISTS,
     MLPS,
     PARALLEL,
+    PLACEHOLDERS,
     POSITION_EMBEDDINGS,
     RESIDUAL_SCALES,
     ROTARY,
@@ -41,6 +44,20 @@ from runner_engine.decode.layouts.parts import (
 )
 from runner_engine.decode.layouts.query_scales import QueryScale
 from runner_engine.decode.layouts.rotations import RopeTable, Rotation
+from runner_engine.decode.layouts.streams import (
+    INPUTS_OF_LAYER,
+    INPUTS_OF_MODEL,
+    STREAMS_OF_LAYER,
+    STREAMS_OF_MODEL,
+    InputLayout,
+    ModelInputsLayout,
+    ModelStreamsLayout,
+    StreamLayout,
+    describe_model_streams,
+    infer_input_layout,
+    infer_model_inputs_layout,
+    infer_stream_layout,
+)
 from runner_engine.kernels.c_interface import ROPE_TABLES
 from runner_engine.kv_cache import KvCacheSpec
 from runner_engine.recurrent import MIXERS, MixerParts, create_mixer
@@ -72,6 +89,32 @@ class LayerLayout:
     is_parallel: bool
     rope: int  # which table rotates its heads; -1: none does
     blocks: int  # of the model's own layers that it is made of
+    output_scale: float = 1.0  # what the whole hidden state is multiplied by in the end
+    input: InputLayout | None = None  # read beside the hidden state
+    streams: StreamLayout | None = None
+
+
+@dataclass(frozen=True)
+class OtherTokens:
+    """Tokens that stand for images and sounds. A model embeds these in other ways than text."""
+
+    ids: frozenset[int]
+    first: int | None  # from this id on, all tokens are such
+
+    @classmethod
+    def find(cls, outer_body: Any) -> OtherTokens:
+        """Find these tokens of a model that has a decoder inside another body."""
+        if not hasattr(outer_body, "get_placeholder_mask"):
+            return cls(frozenset(), None)
+        ids = (getattr(outer_body.config, name, None) for name in PLACEHOLDERS)
+        offsets = [
+            int(child.vocab_offset) for child in outer_body.children() if hasattr(child, "vocab_offset")
+        ]
+        return cls(frozenset(int(one) for one in ids if one is not None), min(offsets, default=None))
+
+    def contain_any(self, token_ids: list[int]) -> bool:
+        is_beyond = self.first is not None and max(token_ids) >= self.first
+        return is_beyond or not self.ids.isdisjoint(token_ids)
 
 
 @dataclass(frozen=True)
@@ -90,7 +133,10 @@ class ModelLayout:
     logit_scale: float
     logit_cap: float  # 0: none
     tables: list[RopeTable]
-    rotation: Rotation | None  # that of all layers which rotate
+    rotations: list[Rotation | None]  # by each table
+    inputs: ModelInputsLayout | None
+    streams: ModelStreamsLayout | None
+    other_tokens: OtherTokens
     query_scale: QueryScale | None  # that of all layers which scale queries
 
 
@@ -110,8 +156,8 @@ def describe_model(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
 
 
 def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
-    (_, body), settings = find_first_child(model, BODIES), model.config.get_text_config()
-    body = next((getattr(body, name) for name in INNER_BODIES if hasattr(body, name)), body)
+    (_, outer), settings = find_first_child(model, BODIES), model.config.get_text_config()
+    body = next((getattr(outer, name) for name in INNER_BODIES if hasattr(outer, name)), outer)
     final, norm = find_first_child(body, FINAL_NORMS)
     (of_embedding, embedding), (of_layers, blocks) = (
         find_first_child(body, EMBEDDINGS),
@@ -124,10 +170,14 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     body_layers = join_blocks_into_layers(blocks)
     of_places = next((name for name in POSITION_EMBEDDINGS if hasattr(body, name)), "")
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
-    if others := computing_child_names(body) - {of_embedding, of_layers, of_rotary, final, of_places}:
-        raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=kv_spec.dtype)
+    inputs, streams = (infer_model_inputs_layout(body, like.expand(1, hidden)), describe_model_streams(body))
+    known = {of_embedding, of_layers, of_rotary, final, of_places}
+    known |= INPUTS_OF_MODEL if inputs else set()
+    known |= STREAMS_OF_MODEL if streams else set()
+    if others := computing_child_names(body) - known:
+        raise NotFusable(f"it has other parts: {', '.join(sorted(others))}")
     tables, of_kind = _find_rope_tables(getattr(body, of_rotary, None), kinds)
     rows = torch.randn(
         1, len(POSITIONS), hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float32
@@ -140,9 +190,6 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         table = of_kind[kinds[number]] if kinds and of_kind else 0
         layers.append(_infer_layer_layout(model, layer, kv_spec, rows, table, tables, mixtures))
     attending = [layer.attention for layer in layers if layer.attention is not None]
-    rotations = {attention.rotation for attention in attending} - {None}
-    if len(rotations) > 1:
-        raise NotFusable("the layers use different RoPE rotations")
     query_scales = {attention.query_scale for attention in attending} - {None}
     if len(query_scales) > 1:
         raise NotFusable("the layers use different query scales")
@@ -159,9 +206,28 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
         _find_logit_scale(model, settings),
         float(getattr(settings, "final_logit_softcapping", None) or 0),
         tables,
-        next(iter(rotations), None),
+        _find_rotation_of_each_table(layers, len(tables)),
+        inputs,
+        streams,
+        OtherTokens.find(outer),
         next(iter(query_scales), None),
     )
+
+
+def _find_rotation_of_each_table(layers: Iterable[LayerLayout], num_tables: int) -> list[Rotation | None]:
+    """Return how each RoPE table rotates heads, or None for a table that no layer uses.
+
+    Raises NotFusable if layers with one table rotate differently, or if tables pair elements differently.
+    """
+    found: list[Rotation | None] = []
+    for table in range(num_tables):
+        used = {layer.attention.rotation for layer in layers if layer.attention and layer.rope == table}
+        if len(used) > 1:
+            raise NotFusable("the layers use different RoPE rotations")
+        found.append(used.pop() if used else None)
+    if len({(rotation.points, rotation.of_table) for rotation in found if rotation}) > 1:
+        raise NotFusable("the layers use different RoPE rotations")
+    return found
 
 
 def _find_rope_tables(rotary: Any, layer_types: list[str] | None) -> tuple[list[RopeTable], dict[str, int]]:
@@ -199,15 +265,18 @@ def _infer_layer_layout(
     mlp = _find_feed_forward(layer)
     of_mlp = computing_child_names(mlp) | {*FUNCTIONS} if isinstance(mlp, InlineMlp) else {*MLPS}
     others = computing_child_names(layer) - {of_mixer, of_attention} - of_mlp - IGNORED
-    names = _match_norm_names(layer, others) if mlp else WITHOUT_MLP
     hidden, like = hidden_states.shape[-1], hidden_states[0, :1]
+    layer_input, streams = infer_input_layout(layer, like), infer_stream_layout(layer, like)
+    others -= INPUTS_OF_LAYER if layer_input else set()
+    others -= STREAMS_OF_LAYER if streams else set()
+    names = _match_norm_names(layer, others) if mlp else WITHOUT_MLP
     found = None
     if attention is not None:
-        read = (
-            infer_attention_layout
-            if match_latent_attention_names(attention) is None
-            else infer_latent_attention_layout
-        )
+        read = infer_attention_layout
+        if match_latent_attention_names(attention) is not None:
+            read = infer_latent_attention_layout
+        elif has_own_head_shape(attention):
+            read = infer_head_shape_layout
         found = read(
             model, attention, kv_spec, hidden_states, rope_tables[table_index] if rope_tables else None
         )
@@ -245,7 +314,21 @@ def _infer_layer_layout(
         )
     )
     return LayerLayout(
-        found, mixer, mixer_norms, beside, of_c, mixture, apart, norms, head_norms, is_parallel, rope, blocks
+        found,
+        mixer,
+        mixer_norms,
+        beside,
+        of_c,
+        mixture,
+        apart,
+        norms,
+        head_norms,
+        is_parallel,
+        rope,
+        blocks,
+        float(getattr(layer, "layer_scalar", 1.0)),
+        layer_input,
+        streams,
     )
 
 

@@ -146,6 +146,8 @@ BODIES, INNER_BODIES = (
 # of tokens; what their positions add
 EMBEDDINGS = ("embed_tokens", "wte", "embeddings", "embed_in", "word_embeddings")
 POSITION_EMBEDDINGS = ("wpe", "embed_positions")
+# attributes of a config: tokens that stand for an image, a video or a sound
+PLACEHOLDERS = ("image_token_id", "video_token_id", "audio_token_id")
 # attributes of a layer: of what it adds
 RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")

@@ -365,7 +365,7 @@ class Forward:
         if isinstance(layout, StepInputs):
             assert self.device_step is not None
             return self.device_step(layout, token_ids, positions)
-        if self.fused is not None and self.fused.supports_positions(positions):
+        if self.fused is not None and self.fused.supports_tokens(token_ids, positions):
             if self.keeps_hidden:
                 self.hidden = self.fused.allocate_hidden_states(len(token_ids))
             return self.fused(layout, token_ids, positions, logit_indices, self.hidden)

@@ -13,8 +13,9 @@ from runner_engine.checkpoints.pass_memory import (
     compute_expert_workspace_nbytes,
     compute_quantized_workspace_nbytes,
 )
-from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.kernels.expert_structures import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import Kernels, get_tensor_address
 from runner_engine.matmul.activation_formats import get_activation_format
 from runner_engine.matmul.grouped.gate_formulas import GateFormula

@@ -14,7 +14,7 @@ import torch
 
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.experts.expert_format import ExpertFormat, select_expert_matrix
-from runner_engine.kernels.c_interface import Matrix
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul import huge_pages
 
 

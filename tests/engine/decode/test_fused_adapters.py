@@ -46,12 +46,15 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 NAMES = (*ADAPTERS, None, "wide")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+INPUTS = ["per_layer_input_gate", "per_layer_projection"]
 MODULES = {  # what adapters change of a family, where it is not these
     "gpt_neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
     "deepseek_v2": ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
     "qwen3_5": ["in_proj_qkv", "in_proj_z", "out_proj", "q_proj", "o_proj", "up_proj"],
     "falcon_h1": ["in_proj", "q_proj", "o_proj", "gate_proj"],
     "mixtral": ["q_proj", "o_proj"],
+    "gemma3n_text": [*LINEAR, *INPUTS, "linear_left", "linear_right"],
+    "gemma4_text": [*LINEAR, *INPUTS],
     "qwen2_moe": ["q_proj", "shared_expert.gate_proj", "shared_expert.down_proj"],
 }
 HYBRIDS = ("qwen3_5", "falcon_h1")
@@ -124,7 +127,7 @@ def check(engine: LocalEngine, dtype: Dtype) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt_neox", "gemma3n_text", "gemma4_text"])
 def test_logits_are_those_of_the_model(family: str, dtype: Dtype, opened_with: Open) -> None:
     check(opened_with(family, dtype), dtype)
 

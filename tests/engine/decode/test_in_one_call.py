@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 )
 DENSE = [
     "arcee", "biogpt", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "falcon", "fuyu", "gemma", "gemma2",
-    "gemma3", "gemma3_text", "glm", "glm4", "got_ocr2", "gpt-sw3", "gpt2", "gpt_bigcode",
+    "gemma3", "gemma3_text", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified_text", "glm", "glm4",
+    "got_ocr2", "gpt-sw3", "gpt2", "gpt_bigcode",
     "gpt_neox", "granite", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "jais2",
     "llama", "ministral", "ministral3", "mistral", "moss_transcribe_diarize", "nemotron",
     "olmo", "olmo2", "olmo3", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "seed_oss",

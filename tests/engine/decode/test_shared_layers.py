@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.kv_cache import KvCacheSpec
+from runner_engine.local import engine as engine_module
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -69,7 +70,9 @@ def test_layers_that_share_keys_store_them_once(
 def test_the_layer_whose_keys_are_read_matters(
     engine_of: Callable[[str], LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the two exchanged, a model answers otherwise."""
+    """With the two exchanged, a model answers otherwise. The single call has the number in its structures
+    (test_gemma_layers.py)."""
+    monkeypatch.setattr(engine_module, "build_and_verify_fused_forward", lambda *_arguments: None)
     engine = engine_of("gemma3n_text")
     engine.load()
     right = engine.find_kv_spec(engine.loaded)

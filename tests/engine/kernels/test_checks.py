@@ -28,9 +28,10 @@ from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.kernels import native, token_selection
-from runner_engine.kernels.c_interface import Matrix, Refusal, WeightFormat
+from runner_engine.kernels.c_interface import Refusal, WeightFormat
 from runner_engine.kernels.kernel_errors import build_kernel_refusal_error
 from runner_engine.kernels.kv_layers import KvCode
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.shared_kv import SharedKv, create_kv_store
 from runner_engine.matmul.groups import GroupedWeights

@@ -14,7 +14,7 @@ from torch import nn
 
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.c_interface import Matrix
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul.blocks import GgufWeights
 from runner_engine.matmul.layer_weights import MatmulWorkspace, multiply_with_kernel
 from runner_engine.matmul.plain_packing import PlainPackedWeights

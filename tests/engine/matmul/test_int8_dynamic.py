@@ -23,7 +23,8 @@ from runner_base.dtypes import Dtype
 from runner_base.notes import Note, note
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.kernels import native
-from runner_engine.kernels.c_interface import Matrix, WeightFormat
+from runner_engine.kernels.c_interface import WeightFormat
+from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul import int8_dynamic
 from runner_engine.matmul.layer_weights import (
     QuantizedWeights,
