@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from runner_engine.checkpoints.prompt_cache_size import SHARE_WITH_SEQUENCES
+from runner_engine.checkpoints.prompt_cache_size import COMBINED_SHARE, SEQUENCE_SHARE
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.sequences import SequenceQueues, TokenSequence
 from runner_engine.kv_cache import (
@@ -24,7 +24,6 @@ from runner_engine.kv_cache import (
     create_resident_token_counter,
     kv_capacity_tokens,
 )
-from runner_engine.kv_cache.kv_store import SHARE_OF_MEMORY
 from runner_engine.memory import MemoryGuard, release_memory_after_failure
 from runner_engine.sessions import EngineStats
 
@@ -87,7 +86,7 @@ class KvBudget:
         stored = held + self.prefixes.tokens + self.prompts.resident_tokens
         room = kv_capacity_tokens(self.heads, stored)
         self.tokens = self.prefixes.budget = int(room * self.share)
-        self._with_prompts = room / SHARE_OF_MEMORY * SHARE_WITH_SEQUENCES
+        self._with_prompts = room / SEQUENCE_SHARE * COMBINED_SHARE
         return self.tokens > before + before // GROWN
 
     def is_budget_outdated(self) -> bool:
