@@ -186,11 +186,11 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
     if fit is None:
         memory = [""] * 6
     else:
-        predicted, cache_mib = fit.predicted, fit.max_prompt_cache_mib
+        predicted = fit.predicted
         memory = [
             f"{predicted.weight_mib:,.0f}",
             f"{predicted.kv_cache_mib:,.0f}",
-            f"up to {cache_mib:,.0f}" if cache_mib else "",
+            plans.format_prompt_cache_cell(fit.max_prompt_cache_mib),
             f"{predicted.activation_mib:,.0f}",
             f"{predicted.total_mib:,.0f}",
         ]

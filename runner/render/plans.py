@@ -36,6 +36,10 @@ def format_memory_lines(
     ]
 
 
+def format_prompt_cache_cell(max_mib: float) -> str:
+    return f"up to {max_mib:,.0f}" if max_mib else ""
+
+
 def format_plan_total_line(
     summary: str,
     num_models: int,
