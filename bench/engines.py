@@ -198,9 +198,10 @@ def greedy(
     quantization: QuantizationConfig | None = None,
     max_new_tokens: int | None = None,
     kv_cache: KvCache = KvCache.as_model,
+    prompt_cache_mib: int | None = None,
 ) -> RunnerConfig:
     """Return the config of an engine that decodes greedily and is used without a job."""
-    generation = GenerationConfig(kv_cache=kv_cache)
+    generation = GenerationConfig(kv_cache=kv_cache, prompt_cache_mib=prompt_cache_mib)
     return RunnerConfig(
         model=model,
         quantization=quantization or QuantizationConfig(),
@@ -219,11 +220,12 @@ def greedy_engine(
     quantization: QuantizationConfig | None = None,
     max_new_tokens: int | None = None,
     kv_cache: KvCache = KvCache.as_model,
+    prompt_cache_mib: int | None = None,
 ) -> LocalEngine:
     """Return an engine of such a config in this process, not yet loaded."""
     from runner_engine.local.engine import LocalEngine  # imports torch
 
-    config = greedy(model, quantization, max_new_tokens, kv_cache)
+    config = greedy(model, quantization, max_new_tokens, kv_cache, prompt_cache_mib)
     return LocalEngine(resolve_job(config).model)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runner_engine.plan.footprint import Footprint as Footprint
     from runner_engine.plan.footprint import predict_footprint as predict_footprint
     from runner_engine.plan.memory_check import count_required_gpus as count_required_gpus
+    from runner_engine.plan.prompt_cache import predict_max_prompt_cache_mib as predict_max_prompt_cache_mib
     from runner_engine.quantization import CHOICES as CHOICES
     from runner_engine.quantization.base import QuantizationConfig as QuantizationConfig
     from runner_engine.sessions.arithmetic import ModelArithmetic as ModelArithmetic
@@ -94,6 +95,7 @@ PLACES = {
     "ModelFiles": "checkpoints.resolved_model",  # a model's files; each property is read at its first use
     "TensorLocation": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
     "PositionLimits": "checkpoints.positions",  # how many a model was made for, and will have with its rope
+    "predict_max_prompt_cache_mib": "plan.prompt_cache",  # the most that earlier prompts can take
     "predict_footprint": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_model_and_adapter_files": "local.preload_checks",  # rejects what cannot work, as far as the headers tell

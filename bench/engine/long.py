@@ -5,6 +5,9 @@ room for 32k positions. The runner, llama.cpp with a .gguf file of the same weig
 installed it) read the same random prompts by turns and then decode behind them: prefill is the time of one new token,
 and decode what more of them take when the prompts are asked again, whose keys and values all three have kept.
 
+`--recurring`: eight prompts of the longest length are asked one by one, in two rounds: with the prompt cache as free
+memory allows, and with 256 MiB.
+
 `--gap`: four rows decode, and a prompt of the longest length comes: how long it takes, and the longest time for which a
 row that decodes waits for its next token.
 """
@@ -35,18 +38,16 @@ from gguf_speed import Seconds, theirs  # noqa: E402
 from heading import parse_arguments  # noqa: E402
 from other_engines import xllamacpp_python  # noqa: E402
 
-from runner_base import Dtype, processor  # noqa: E402
+from runner_base import MIB, Dtype, processor  # noqa: E402
 from runner_engine import LocalModelConfig, Request, complete_requests  # noqa: E402
 from runner_engine.embedded import MODEL_DIR  # noqa: E402
-from runner_engine.kv_cache import prompt_cache  # noqa: E402
 
 SHAPE = Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
 RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
 SHORT = 512  # tokens of the first round: vLLM keeps whole blocks of 128
-# of prompts that our engine keeps: by itself at most 256, and eight of 32k tokens would be read again
-KEPT_MIB = 2048
+RECURRING, CACHE_MIB = 8, (None, 256)  # with --recurring: prompts, and limits of the prompt cache
 DECODING, NEW_WHILE_LATE = 4, 4096  # with --gap: rows, and the most tokens of each
 Side = Callable[..., Seconds]
 
@@ -77,7 +78,6 @@ def files(folder: Path, layers: int) -> tuple[Path, Path, int]:
 
 def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
     """Load the model with our engine; return what completes prompts with it."""
-    prompt_cache.MAX_MIB = KEPT_MIB
     engine = greedy_engine(
         LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
     )
@@ -183,6 +183,47 @@ def speed_table(options: argparse.Namespace) -> str:
     return markdown(["", "tokens", "rows", *sides, *(f"x {side}" for side in list(sides)[1:])], lines)
 
 
+def recurring_table(options: argparse.Namespace) -> str:
+    """Measure two rounds of the same prompts, for each limit of the prompt cache by turns."""
+    length, chance, lines = max(options.lengths), random.Random(0), []
+    folder, _, vocabulary = files(options.folder / str(options.layers), options.layers)
+    prompts = [tuple(chance.randrange(4, vocabulary) for _ in range(length)) for _ in range(RECURRING)]
+    with ExitStack() as open_engines:
+        engines = []
+        for limit in CACHE_MIB:
+            model = LocalModelConfig(
+                name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=options.threads
+            )
+            engine = greedy_engine(model, prompt_cache_mib=limit)
+            open_engines.callback(engine.close)
+            complete_requests(engine, [Request("first", (5, 6, 7), max_new_tokens=2)])
+            engines.append((limit, engine))
+        cells: dict[int | None, list[str]] = defaultdict(list)
+        for _ in range(2):
+            seconds, computed = dict.fromkeys(CACHE_MIB, 0.0), dict.fromkeys(CACHE_MIB, 0)
+            for at, ids in enumerate(prompts):
+                for limit, engine in engines:
+                    before, spent, started = (
+                        engine.stats.prefill_tokens,
+                        time.process_time(),
+                        time.perf_counter(),
+                    )
+                    asked = Request(at, ids, max_new_tokens=1, ignore_eos=True, recurring=True)
+                    complete_requests(engine, [asked], 1)
+                    passed = time.process_time() - spent, time.perf_counter() - started
+                    seconds[limit] += passed[not options.processor_time]
+                    computed[limit] += engine.stats.prefill_tokens - before
+            for limit in CACHE_MIB:
+                cells[limit] += [f"{seconds[limit]:,.2f}", f"{computed[limit]:,}"]
+        for limit, engine in engines:
+            kept, most = (number / MIB for number in (engine.stats.kept_bytes, engine.stats.max_kept_bytes))
+            lines.append(
+                ["null" if limit is None else str(limit), *cells[limit], f"{kept:,.0f}", f"{most:,.0f}"]
+            )
+    rounds = [f"round {number}, {what}" for number in (1, 2) for what in ("s", "tokens computed")]
+    return markdown(["generation.prompt_cache_mib", *rounds, "cache MiB", "limit MiB"], lines)
+
+
 def gap_table(options: argparse.Namespace) -> str:
     """Measure how long rows that decode wait while a long prompt is read."""
     length, chance, lines = max(options.lengths), random.Random(0), []
@@ -208,21 +249,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sides", nargs="*", default=[LLAMACPP, VLLM], help="beside the runner")
     parser.add_argument("--gap", action="store_true")
+    parser.add_argument("--recurring", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".long")
     options = parse_arguments(parser)
-    table = gap_table(options) if options.gap else speed_table(options)
+    measure = gap_table if options.gap else recurring_table if options.recurring else speed_table
+    table = measure(options)
     print("### Long contexts\n")
     print(head_line(["bench/engine/long.py", *sys.argv[1:]], options.threads))
     if left_out := processor.parse_disabled_cpu_features():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
     how = "of the processor's time" if options.processor_time else "by the clock"
-    print(
-        f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, {options.new} new tokens; tokens/s:\n"
-    )
+    what = f"{options.rounds} rounds by turns, {how}, {options.layers} layers, {options.new} new tokens; tokens/s:"
+    if options.recurring:
+        what = f"{RECURRING} prompts of {max(options.lengths):,} tokens, {how}, {options.layers} layers:"
+    print(f"\n{what}\n")
     print(table, flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,6 +64,14 @@ class RequestedCompletions:
         return self.known_tokens + self.shared_tokens + self.prompt_tokens + self.new_tokens / 2
 
 
+class PromptReuse(StrEnum):
+    """What the engine stores of a task's prompts, so that later prompts need not compute it."""
+
+    none = "none"  # each prompt comes once
+    blocks = "blocks"  # of prompts and answers, in the prompt cache
+    conversations = "conversations"
+
+
 @dataclass
 class TaskConfig:
     """Base class of all task configs."""
@@ -78,6 +87,7 @@ class TaskConfig:
         TYPICAL_PROMPT_TOKENS  # assumed while the prompts are not known yet
     )
     answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
+    prompt_reuse: ClassVar[PromptReuse] = PromptReuse.none
     # the key that says how many comparisons share 5 %; if it is null, a grid counts
     comparisons_key: ClassVar[str] = ""
 

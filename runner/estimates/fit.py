@@ -30,6 +30,9 @@ class MemoryFit:
     needed_mib: float  # at least: for one row, if the engine chooses the batch size
     free_mib: Mapping[str, float]
     would_fit: str = ""  # the cheapest change, if it does not fit
+    max_prompt_cache_mib: float = (
+        0.0  # for earlier prompts: of free memory, which sequences get when they need it
+    )
 
     @property
     def is_possible(self) -> bool:
@@ -87,7 +90,8 @@ def predict_memory_fit(
         affordable = int((room - least.weight_mib) / 2 / kv)
         if 1 <= affordable < rows and (fewer := _predict_footprint(resolved, affordable, room)) is not None:
             predicted, rows = fewer, affordable
-    result = MemoryFit(predicted, rows, least.total_mib, free_mib)
+    cache_mib = get_model_kind(resolved.config.model).predict_max_prompt_cache_mib(resolved, predicted, room)
+    result = MemoryFit(predicted, rows, least.total_mib, free_mib, max_prompt_cache_mib=cache_mib)
     if result.is_possible or not should_find_fix:
         return result
     return replace(result, would_fit=_find_cheapest_memory_fix(resolved, free_mib))

@@ -49,6 +49,7 @@ ESTIMATE_COLUMNS = (
     "questions",
     "weights MiB",
     "KV MiB",
+    "prompt cache MiB",
     "activ. MiB",
     "model MiB",
     "fits",
@@ -57,6 +58,7 @@ ESTIMATE_COLUMNS = (
 )
 ESTIMATE_USES = (
     ColumnUse.more,
+    ColumnUse.memory,
     ColumnUse.memory,
     ColumnUse.memory,
     ColumnUse.memory,
@@ -149,7 +151,9 @@ def print_plan(plan: list[PlannedJob]) -> None:
     )
     if any(estimate.fit is not None for estimate in estimates.values()):
         room, of_gpus = _get_free_main_memory_mib(), visible_gpus.measure_free_gpu_memory_mib()
-        print("\n".join(plans.format_memory_lines(PROCESS_MIB, *room, of_gpus)))
+        caches = [estimate.fit.max_prompt_cache_mib for estimate in estimates.values() if estimate.fit]
+        lines = plans.format_memory_lines(PROCESS_MIB, *room, of_gpus, max(caches, default=0.0))
+        print("\n".join(lines))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
     for line in render_notes(make_statistical_power_notes(plan, estimates, is_quick)):
         print(line)
@@ -180,17 +184,15 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
     count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = estimate.fit if estimate else None
     if fit is None:
-        memory = [""] * 5
+        memory = [""] * 6
     else:
         predicted = fit.predicted
         memory = [
-            f"{mib:,.0f}"
-            for mib in (
-                predicted.weight_mib,
-                predicted.kv_cache_mib,
-                predicted.activation_mib,
-                predicted.total_mib,
-            )
+            f"{predicted.weight_mib:,.0f}",
+            f"{predicted.kv_cache_mib:,.0f}",
+            plans.format_prompt_cache_cell(fit.max_prompt_cache_mib),
+            f"{predicted.activation_mib:,.0f}",
+            f"{predicted.total_mib:,.0f}",
         ]
         is_possible = planned.state is not PlanState.impossible
         # nothing tells the memory of the GPUs

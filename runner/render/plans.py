@@ -14,15 +14,30 @@ def job_state_text(state: str, is_duplicate: bool) -> str:
 
 
 def format_memory_lines(
-    process_mib: float, free_ram_mib: float, is_limited: bool, free_gpu_mib: Sequence[float]
+    process_mib: float,
+    free_ram_mib: float,
+    is_limited: bool,
+    free_gpu_mib: Sequence[float],
+    max_prompt_cache_mib: float = 0.0,
 ) -> list[str]:
     limit = " (limited by the control group)" if is_limited else ""
     free = [f"{free_ram_mib:,.0f} MiB of main memory{limit}"]
     free += [f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(free_gpu_mib)]
+    cache = []
+    if max_prompt_cache_mib:
+        cache.append(
+            f"Prompt cache: earlier prompts take up to {max_prompt_cache_mib:,.0f} MiB of the free memory. "
+            "It gives memory back when sequences need it."
+        )
     return [
         f"Memory is predicted for answers of maximum length. Each process needs {process_mib:.0f} MiB more.",
         f"Free memory: {', '.join(free)}",
+        *cache,
     ]
+
+
+def format_prompt_cache_cell(max_mib: float) -> str:
+    return f"up to {max_mib:,.0f}" if max_mib else ""
 
 
 def format_plan_total_line(

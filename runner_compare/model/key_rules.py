@@ -30,7 +30,12 @@ INERT = frozenset(
             "rerun",
         ),
         *("workers", "job_timeout_s", "price_kwh", "trackers"),
-        *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
+        *(
+            "generation.prompt_cache_mib",
+            "generation.speculate",
+            "quantization.allow_partial",
+            "rope.beyond_trained",
+        ),
         *(
             f"model.{name}"
             for name in (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
+from runner_engine.checkpoints.prompt_cache_size import COMBINED_SHARE, SEQUENCE_SHARE
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.sequences import SequenceQueues, TokenSequence
 from runner_engine.kv_cache import (
@@ -61,6 +62,8 @@ class KvBudget:
         self.share = own_bytes / (own_bytes + draft_bytes_per_token)  # of the memory for keys and values
         self.own: KvStore | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
+        self._with_prompts = 0.0  # tokens that active sequences and the prompt cache may take together
+        self._active_tokens = 0  # of these, what active sequences may need until they end
         self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
@@ -74,14 +77,16 @@ class KvBudget:
     # ------------------------------------------------------------------------------------- how much
 
     def update_budget(self) -> bool:
-        """Set the token budget to a fraction of the free memory.
+        """Set the token budget to a fraction of the free memory. The prompt cache counts as free.
 
         Returns whether the budget grew clearly.
         """
         before = self.tokens
         held = 0 if self.own is None else self.own.resident_tokens_with_states
-        room = kv_capacity_tokens(self.heads, held + self.prefixes.tokens)
+        stored = held + self.prefixes.tokens + self.prompts.resident_tokens
+        room = kv_capacity_tokens(self.heads, stored)
         self.tokens = self.prefixes.budget = int(room * self.share)
+        self._with_prompts = room / SEQUENCE_SHARE * COMBINED_SHARE
         return self.tokens > before + before // GROWN
 
     def is_budget_outdated(self) -> bool:
@@ -91,17 +96,18 @@ class KvBudget:
         return is_outdated
 
     def check_memory(self, num_sequences: int) -> None:
-        """Free unused KV memory of finished sequences if the next tokens may not fit.
+        """Free KV memory of finished sequences, then earlier prompts, if the next tokens may not fit.
 
         Raises MemoryError if memory still does not suffice.
         """
-        try:
-            self.memory.check(num_sequences)
-        except MemoryError:
-            if not self.free_unused_arenas():
-                raise
-            self.memory.invalidate()
-            self.memory.check(num_sequences)
+        while True:
+            try:
+                return self.memory.check(num_sequences)
+            except MemoryError:
+                half = self.prompts.resident_tokens // 2
+                if not (self.free_unused_arenas() or self.prompts.shrink(half)):
+                    raise
+                self.memory.invalidate()
 
     def free_unused_arenas(self) -> bool:
         """Free the KV memory of finished sequences. Returns whether any memory was freed."""
@@ -196,8 +202,18 @@ class KvBudget:
             min(max_sequences, len(all_rows) + to_come),
         )
         cost = self.compute_kv_cost_tokens([self._compute_max_resident_tokens(row) for row in all_rows])
-        self.own.free_unused(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
+        self._active_tokens = cost
+        spare = min(
+            self.tokens - self.prefixes.tokens - cost, self.prompt_cache_room - self.prompts.resident_tokens
+        )
+        self.own.free_unused(min(cost, max(spare, 0)))
         return self.own
+
+    @property
+    def prompt_cache_room(self) -> int:
+        """Number of tokens that active sequences leave to the prompt cache."""
+        active = self._active_tokens / self.share + self.prefixes.tokens + self.conversations.tokens
+        return max(int(self._with_prompts - active), 0)
 
     def _insert_slots(
         self,
@@ -236,6 +252,7 @@ class KvBudget:
             self.prompts.copy_blocks(row.kv, self.own, slot)
             row.kv.places = row.kv.copied
             self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
+        self.prompts.shrink(self.prompt_cache_room)
 
     def grow_kv_store_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
         """Return the KV store, enlarged if one more token per sequence would not fit."""
@@ -260,7 +277,7 @@ class KvBudget:
             )
         if sequence.request.recurring and not has_states:
             self.prompts.cache_sequence_blocks(
-                sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.tokens
+                sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.prompt_cache_room
             )
 
     def free_slot(self, slot: int, num_sequences: int, has_no_nan: bool) -> None:

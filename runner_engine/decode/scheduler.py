@@ -285,7 +285,9 @@ class Scheduler:
         self.progress.count_finished(events)
         in_slots = self.rows.in_slots
         self.count.update(len(in_slots), len(self.rows.waiting))
-        self.stats.kept_tokens = self.kv.prompts.tokens
+        prompts, conversations = self.kv.prompts, self.kv.conversations
+        self.stats.kept_tokens = prompts.tokens + conversations.tokens
+        self.stats.kept_bytes = prompts.nbytes + conversations.nbytes
         self.stats.kv_tokens = self.kv.compute_stored_tokens(in_slots)
         self.stats.under_way = self.progress.estimate_completed_requests(self.rows.active, self.stats)
 

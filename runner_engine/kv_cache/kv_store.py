@@ -17,6 +17,7 @@ from runner_base import MIB
 from runner_base.notes import Note
 from runner_engine.checkpoints.kv_size import compute_layer_head_nbytes
 from runner_engine.checkpoints.pass_memory import compute_max_sequences
+from runner_engine.checkpoints.prompt_cache_size import SEQUENCE_SHARE
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES, MAX_DIM, MAX_GROUP
 from runner_engine.kernels.kv_layers import KvLayer
@@ -27,8 +28,6 @@ from runner_engine.kv_cache.sliding_windows import Window, widest_window
 from runner_engine.memory import free_mib
 from runner_engine.recurrent import SequenceStates, Shapes, recurrent_state_nbytes
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvPrecision
-
-SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
 
 
 @dataclass
@@ -259,7 +258,7 @@ def get_attention_kernels_if_supported(kv_spec: KvCacheSpec) -> native.Kernels |
 
 def kv_capacity_tokens(kv_spec: KvCacheSpec, stored_tokens: int = 0) -> int:
     """Return the KV cache's capacity in tokens, including tokens that are already stored."""
-    return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SHARE_OF_MEMORY)
+    return int((free_mib(kv_spec.device) * MIB / kv_spec.bytes_per_token + stored_tokens) * SEQUENCE_SHARE)
 
 
 def map_layers_to_kv_store_layers(

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from math import inf
 from typing import NamedTuple
 
 import torch
 
+from runner_engine.checkpoints.prompt_cache_size import CONVERSATION_SHARE
 from runner_engine.kv_cache.first_tokens import copy_tensors
 from runner_engine.kv_cache.kv_store import KvCacheSpec, KvStore
 from runner_engine.kv_cache.paged_slots import PagedSlots
@@ -29,7 +31,6 @@ MIN_SAVED = 128  # tokens that a prefix must save
 SCORED = 2  # prompts that are only scored attend to a prefix in a single pass: one of half the size pays for itself
 DEEPEST = 6
 MAX_CONVERSATIONS = 8  # the oldest one is dropped for a new one
-SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
 def find_shared_prefixes(
@@ -95,8 +96,20 @@ class ConversationCache:
     it. So shared prefixes that were computed are stored too, and the next prompt finds them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_nbytes: float = inf) -> None:
+        self.max_nbytes = max_nbytes  # the cache never takes more memory
         self._conversations: list[Prefix] = []  # the latest at the end
+
+    @property
+    def tokens(self) -> int:
+        """Memory that the conversations take, in KV cache tokens, including recurrent states."""
+        return sum(len(one.tokens) + one.kv.store.heads.state_tokens for one in self._conversations)
+
+    @property
+    def nbytes(self) -> int:
+        return (
+            self.tokens * self._conversations[0].kv.store.heads.bytes_per_token if self._conversations else 0
+        )
 
     def cache_sequence_kv(
         self, tokens: list[int], sequence_kv: SequenceKv, kv_store: KvStore, slot: int, budget_tokens: int
@@ -147,8 +160,9 @@ class ConversationCache:
             if conversation.adapter != adapter
             or conversation.tokens != (tokens if has_states else tokens[: len(conversation.tokens)])
         ]
-        of_state = kv.store.heads.state_tokens
-        room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens) - of_state
+        heads, of_state = kv.store.heads, kv.store.heads.state_tokens
+        most = min(budget_tokens * CONVERSATION_SHARE, self.max_nbytes / heads.bytes_per_token)
+        room = int(most) - len(tokens) - of_state
         if room < 0:
             return
         while others and (

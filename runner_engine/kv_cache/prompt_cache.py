@@ -5,6 +5,9 @@ next turn of a conversation. A block holds the keys and values of 16 tokens. Its
 these tokens and the block before it. A prompt's last block may be shorter, for exactly
 the same prompt. An admitted sequence gets copies in its own slot, so that attention needs
 no special case. When the cache is full, the least recently used blocks are replaced.
+
+The memory consists of chunks of many blocks (block_chunks.py). The cache grows and shrinks
+by whole chunks.
 """
 
 from __future__ import annotations
@@ -12,27 +15,21 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-import torch
-
-from runner_base import MIB
 from runner_engine.kernels.c_interface import LANES
-from runner_engine.kv_cache.first_tokens import copy_tensors
+from runner_engine.kv_cache.block_chunks import BlockChunks, compute_block_nbytes
 from runner_engine.kv_cache.kv_store import KvStore
 from runner_engine.kv_cache.sequence_kv import SequenceKv
-from runner_engine.kv_cache.slots import SlotStore
-
-SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
-MAX_MIB = 256  # even with much memory: a server's memory should not grow for long
 
 Parent = int | bytes  # the number of the block before, or the digest of the row's prefix
-Key = tuple[Parent, tuple[int, ...]]
+Key = tuple[Parent, bytes]
+TOKEN_BYTES = array("i").itemsize  # of a token in a key
 
 
-@dataclass
+@dataclass(slots=True)
 class _Block:
     """A block of the prompt cache. Its number is never used for another block."""
 
@@ -44,8 +41,9 @@ class _Block:
 class PromptCache:
     """Cached blocks of keys and values of prompts and answers, found by token ids."""
 
-    def __init__(self) -> None:
-        self._store: SlotStore | None = None  # a slot for each block
+    def __init__(self, max_nbytes: float = 0.0) -> None:
+        self.max_nbytes = max_nbytes  # the cache never takes more memory
+        self._chunks: BlockChunks | None = None
         # by number, the one used last at the end
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._known: dict[Key, _Block] = {}
@@ -55,26 +53,59 @@ class PromptCache:
     def tokens(self) -> int:
         return len(self._blocks) * LANES
 
+    @property
+    def resident_tokens(self) -> int:
+        """Memory that the cache takes now, in KV cache tokens."""
+        return 0 if self._chunks is None else self._chunks.resident_blocks * LANES
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the cache takes now, in bytes, including the keys that find the blocks."""
+        return 0 if self._chunks is None else self._chunks.resident_blocks * self._chunks.block_nbytes
+
     def clear(self) -> None:
         """Free all cached blocks, because active sequences need the memory."""
-        self._store = None
+        self._chunks = None
         self._blocks.clear()
         self._known.clear()
+
+    def shrink(self, max_tokens: int) -> bool:
+        """Evict the least recently used blocks until the cache takes memory of at most `max_tokens` tokens.
+
+        Returns whether memory was freed. Block places that `assign_cached_blocks` found are invalid
+        afterwards.
+        """
+        chunks = self._chunks
+        if chunks is None or chunks.allocated_blocks * LANES <= max_tokens:
+            return False
+        kept_chunks = max(max_tokens, 0) // (chunks.chunk_blocks * LANES)
+        if not kept_chunks:
+            self.clear()
+            return True
+        while len(self._blocks) > kept_chunks * chunks.chunk_blocks:
+            self._evict_oldest_block()
+        blocks = list(self._blocks.values())
+        new_places = chunks.drop_chunks(kept_chunks, [block.at for block in blocks])
+        for block, at in zip(blocks, new_places, strict=True):
+            block.at = at
+        return True
 
     def assign_cached_blocks(
         self, sequence_kv: SequenceKv, prompt: list[int], pending_tokens: list[int]
     ) -> None:
         """Find the cached blocks that cover the beginning of a sequence.
 
-        Valid until blocks are stored again.
+        Valid until blocks are stored again, or the cache shrinks.
 
         The last token always remains to be computed.
         """
         end, start = len(pending_tokens) - 1, 0
         parent: Parent = _prefix_digest(prompt[: sequence_kv.num_shared_tokens], sequence_kv.adapter)
         blocks: list[_Block] = []
-        while start < end:
-            block = self._known.get((parent, tuple(pending_tokens[start : min(start + LANES, end)])))
+        tokens = _to_bytes(pending_tokens) if self._known else b""
+        while start < end and self._known:
+            part = tokens[start * TOKEN_BYTES : min(start + LANES, end) * TOKEN_BYTES]
+            block = self._known.get((parent, part))
             if block is None:
                 break
             blocks.append(block)
@@ -83,15 +114,10 @@ class PromptCache:
         sequence_kv.blocks, sequence_kv.copied = [block.at for block in blocks], start
 
     def copy_blocks(self, sequence_kv: SequenceKv, kv_store: KvStore, slot: int) -> None:
-        if sequence_kv.blocks and self._store is not None:
-            chosen = torch.tensor(sequence_kv.blocks, device=kv_store.heads.device)
-            for kept, of_slot in self._iter_cache_and_slot_blocks(kv_store, slot):
-                of_slot[:, : len(sequence_kv.blocks)] = kept[chosen].transpose(0, 1)
+        if sequence_kv.blocks and self._chunks is not None:
+            self._chunks.copy_to_slot(sequence_kv.blocks, kv_store, slot)
             if not sequence_kv.num_shared_tokens:
-                copy_tensors(
-                    self._store.get_first_token_tensors(sequence_kv.blocks[0]),
-                    kv_store.get_first_token_tensors(slot),
-                )
+                self._chunks.copy_first_tokens_to_slot(sequence_kv.blocks[0], kv_store, slot)
 
     def cache_sequence_blocks(
         self,
@@ -100,33 +126,38 @@ class PromptCache:
         answer: list[int],
         kv_store: KvStore,
         slot: int,
-        budget_tokens: int,
+        max_tokens: int,
     ) -> None:
-        """Cache a sequence's keys and values for the whole prompt and for complete blocks of the answer."""
+        """Cache a sequence's keys and values for the whole prompt and for complete blocks of the answer.
+
+        max_tokens: memory that active sequences leave to the cache, in tokens.
+        """
         tokens = (prompt + answer)[
             sequence_kv.num_shared_tokens : sequence_kv.num_shared_tokens + sequence_kv.places
         ]
-        if self._store is None:
-            # each block has room for both, though only those of first tokens need it
-            token_bytes = kv_store.heads.bytes_per_token + kv_store.heads.first_tokens_nbytes // LANES
-            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / token_bytes)) // LANES
-            if not slots:
+        self.shrink(max_tokens)
+        if self._chunks is None:
+            max_blocks = int(self.max_nbytes // compute_block_nbytes(kv_store.heads))
+            if not max_blocks:
                 return
-            self._store = SlotStore(kv_store.heads, slots, LANES)
+            self._chunks = BlockChunks(kv_store.heads, max_blocks)
+        max_blocks = self._chunks.limit_blocks(max_tokens // LANES)
         # so many tokens are looked up when the same prompt comes again
         prompt_end = len(prompt) - sequence_kv.num_shared_tokens - 1
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
         parent: Parent = _prefix_digest(prompt[: sequence_kv.num_shared_tokens], sequence_kv.adapter)
         used: list[_Block] = []
-        new: list[tuple[int, int]] = []  # block of the slot, and of the store
-        for at in range(min(wanted, self._store.slots)):
+        new: list[tuple[int, int]] = []  # block of the slot, and of the cache
+        as_bytes = _to_bytes(tokens)
+        for at in range(min(wanted, max_blocks)):
             start, end = at * LANES, (at + 1) * LANES
-            keys: list[Key] = [(parent, tuple(tokens[start:end]))] if end <= len(tokens) else []
+            first, last = start * TOKEN_BYTES, end * TOKEN_BYTES
+            keys: list[Key] = [(parent, as_bytes[first:last])] if end <= len(tokens) else []
             if start < prompt_end < end:  # the prompt ends in this block, whatever follows
-                keys.append((parent, tuple(tokens[start:prompt_end])))
+                keys.append((parent, as_bytes[first : prompt_end * TOKEN_BYTES]))
             block = self._known.get(keys[0])
             if block is None:
-                block = self._allocate_or_evict_block()
+                block = self._allocate_or_evict_block(self._chunks, max_blocks)
                 new.append((at, block.at))
             for key in keys:
                 if key not in self._known:
@@ -137,40 +168,26 @@ class PromptCache:
             parent = block.number
         self._mark_used(used)
         if new:
-            in_slot, in_store = (
-                torch.tensor(blocks, device=kv_store.heads.device) for blocks in zip(*new, strict=True)
-            )
-            for kept, of_slot in self._iter_cache_and_slot_blocks(kv_store, slot):
-                kept[in_store] = of_slot[:, in_slot].transpose(0, 1)
+            self._chunks.copy_from_slot(new, kv_store, slot)
         if new and new[0][0] == 0 and not sequence_kv.num_shared_tokens:
-            copy_tensors(
-                kv_store.get_first_token_tensors(slot), self._store.get_first_token_tensors(new[0][1])
-            )
+            self._chunks.copy_first_tokens_from_slot(new[0][1], kv_store, slot)
 
-    def _iter_cache_and_slot_blocks(
-        self, kv_store: KvStore, slot: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pairs of tensors: the prompt cache's blocks, and the slot's tensor split into blocks.
-
-        The shapes are [block, KVH, LANES, W] and [KVH, block, LANES, W].
-        """
-        assert self._store is not None
-        for kept, of_slot in zip(
-            (*self._store.keys, *self._store.values), kv_store.get_slot_tensors(slot), strict=True
-        ):
-            yield kept, of_slot.view(kv_store.heads.kv_heads, -1, LANES, kept.shape[-1])
-
-    def _allocate_or_evict_block(self) -> _Block:
-        assert self._store is not None
-        at = len(self._blocks)
-        if at == self._store.slots:
-            _, oldest = self._blocks.popitem(last=False)
-            for key in oldest.keys:
-                del self._known[key]
-            at = oldest.at
+    def _allocate_or_evict_block(self, chunks: BlockChunks, max_blocks: int) -> _Block:
+        at = chunks.allocate_block(max_blocks)
+        if at is None:
+            self._evict_oldest_block()
+            at = chunks.allocate_block(max_blocks)
+            assert at is not None
         block = _Block(at, next(self._numbers))
         self._blocks[block.number] = block
         return block
+
+    def _evict_oldest_block(self) -> None:
+        assert self._chunks is not None
+        _, oldest = self._blocks.popitem(last=False)
+        for key in oldest.keys:
+            del self._known[key]
+        self._chunks.free_block(oldest.at)
 
     def _mark_used(self, blocks: Sequence[_Block]) -> None:
         """Mark blocks as recently used.
@@ -179,6 +196,10 @@ class PromptCache:
         """
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
+
+
+def _to_bytes(tokens: Sequence[int]) -> bytes:
+    return array("i", tokens).tobytes()
 
 
 def _prefix_digest(tokens: Sequence[int], adapter: str | None) -> bytes:

@@ -15,11 +15,12 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from runner_base import ConfigError, FinishReason, machine, report_step
+from runner_base import MIB, ConfigError, FinishReason, machine, report_step
 from runner_base.notes import Note, note, text_note
 from runner_base.processor import parse_disabled_cpu_features
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.prompt_cache_size import compute_prompt_cache_limit_mib
 from runner_engine.checkpoints.published_settings import build_published_settings_notes
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode import branches
@@ -60,7 +61,7 @@ from runner_engine.local.draft import create_draft_engine, load_configured_draft
 from runner_engine.local.machine_rates import count_flop_and_bytes_per_token
 from runner_engine.local.trial_cache import TrialCache
 from runner_engine.matmul import BackendChoice, LayerWeights, read_forced_matmul_backend
-from runner_engine.memory import PeakMemory, record_cuda_peak, reset_cuda_peaks
+from runner_engine.memory import PeakMemory, free_mib, record_cuda_peak, reset_cuda_peaks
 from runner_engine.models.adapter_lifecycle import apply_adapter, detach_adapter
 from runner_engine.models.base_loading import LoadedModel, load_base_model
 from runner_engine.plan.load_plan import PACKED_SHARE, plan_model_load
@@ -101,7 +102,7 @@ class LocalEngine:
         self._products: dict[torch.dtype, BackendChoice] | None = None
         self._shared_attention: BackendChoice | None = None
         self.stats = EngineStats()
-        self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self._clear_prompt_caches()
         self.draft = create_draft_engine(self, resolved)  # whose guesses are checked
         self.speculation = self._create_speculator()
         self._owns_bases = bases is None
@@ -118,6 +119,8 @@ class LocalEngine:
     def load(self) -> EngineReport:
         self._loaded = loaded = self._loaded or self._load()
         heads = self.find_kv_spec(loaded)
+        if heads is not None and not self._has_prompt_limit:
+            self._limit_prompt_caches(heads)
         decoding = str(self.get_batching_mode(loaded)) if heads is None else "continuous batching"
         if heads is not None and heads.by_sdpa:
             decoding += ", attention by SDPA" + (" to pages" if heads.uses_pages else "")
@@ -189,7 +192,7 @@ class LocalEngine:
         if self._fast_layers is not None:
             self._fast_layers.restore()
             self.stats.packed_mib = 0.0
-        self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self._clear_prompt_caches()
         self.speculation = self._create_speculator()
         if self._loaded is not None and not (
             detach_adapter(self._loaded, self.spec) and not self._owns_bases
@@ -321,6 +324,18 @@ class LocalEngine:
     def _create_speculator(self) -> Speculator:
         draft = None if self.draft is None else self.draft.create_forward
         return create_speculator(self.spec.generation.speculation, self.stats, draft)
+
+    def _clear_prompt_caches(self) -> None:
+        self.conversations, self.prompts = ConversationCache(), PromptCache()
+        self._has_prompt_limit = False
+
+    def _limit_prompt_caches(self, kv_spec: KvCacheSpec) -> None:
+        """Set the memory limit of earlier prompts and conversations, which holds until the engine closes."""
+        free = free_mib(kv_spec.device)
+        limit = compute_prompt_cache_limit_mib(self.spec.generation.prompt_cache_mib, free) * MIB
+        self.prompts.max_nbytes = self.conversations.max_nbytes = limit
+        self.stats.max_kept_bytes = int(limit)
+        self._has_prompt_limit = True
 
     @property
     def packed_weights(self) -> Mapping[nn.Module, LayerWeights]:

@@ -39,6 +39,8 @@ class EngineStats:
     rows_waiting: int = 0
     kv_tokens: int = 0  # now: tokens in the KV cache, if the engine knows
     kept_tokens: int = 0  # now: tokens in the prompt cache
+    kept_bytes: int = 0  # now: memory of the prompt cache
+    max_kept_bytes: int = 0  # limit of that memory
     packed_mib: float = 0.0  # now: weights in the kernels' layout; they replace the checkpoint's pages
     under_way: float = 0.0  # now: passed work beyond the finished requests, in mean requests
     peak_rows: int = 0  # most rows at once so far

@@ -57,6 +57,17 @@ def reject_scheduler_only_settings(generation: GenerationConfig, reason: str) ->
         )
 
 
+def reject_prompt_cache_limit(generation: GenerationConfig, reason: str) -> None:
+    """Raise ConfigError if the engine's prompt cache is limited, but another program stores the prompts."""
+    if generation.prompt_cache_mib is not None:
+        raise ConfigError(
+            f"only the local engine has this prompt cache, but {reason}. Use generation.prompt_cache_mib=null",
+            key="generation.prompt_cache_mib",
+            value=generation.prompt_cache_mib,
+            code="unsupported",
+        )
+
+
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
     """Config group `generation`: sampling settings of completions. Temperature 0 means greedy
@@ -77,6 +88,11 @@ class GenerationConfig(SamplingKeys):
 
     # or a mapping: OmegaConf has no type for a text or a mapping
     kv_cache: Any = config_field("as_model", UNLESS_DEFAULT)
+    prompt_cache_mib: int | None = config_field(
+        None,
+        NotInIdentity("reused keys and values equal those that would be computed again", measured=True),
+        at_least(0, ", or null for what free memory allows"),
+    )
     thinking_tokens: int | None = config_field(
         None, UNLESS_DEFAULT, constraint=at_least(0, ", or null for no budget")
     )

@@ -300,6 +300,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.early_stop_comparisons",
     }
     inert |= {
+        "generation.prompt_cache_mib",
         "generation.speculate",
         "profile",
         "notes",

@@ -264,6 +264,8 @@ def test_a_plan_says_how_much_memory_is_free() -> None:
     assert format_memory_lines(600, 1234.0, True, [80.0])[1] == (
         "Free memory: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
     )
+    with_cache = format_memory_lines(600, 1234.0, False, [], 512.0)
+    assert (len(with_cache), "512 MiB" in with_cache[2]) == (3, True)
     assert [job_state_text("to do", is_same) for is_same in (True, False)] == [
         "to do (listed twice)",
         "to do",

@@ -125,6 +125,12 @@ class ModelKind(ABC):
         """
         return Footprint({}, 0, 0, 0, 0)
 
+    def predict_max_prompt_cache_mib(
+        self, resolved: ResolvedJob, predicted: Footprint, free_mib: float
+    ) -> float:
+        """Predict the most memory that the engine's cache of earlier prompts can take, beside `predicted`."""
+        return 0.0
+
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
         """Return the model's context lengths, which are read from its files."""
         return PositionLimits()

@@ -9,6 +9,7 @@ from pathlib import Path
 from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
+from runner.config.task import PromptReuse
 from runner.core.deferred_imports import defer_imports, pause_garbage_collection
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner_base import machine, report_step, signals
@@ -27,6 +28,7 @@ from runner_engine import (
     count_required_gpus,
     list_supported_capabilities,
     predict_footprint,
+    predict_max_prompt_cache_mib,
 )
 from runner_engine.checkpoints import chat_templates
 from runner_engine.models.compiler_import import import_torch_compiler
@@ -83,6 +85,15 @@ class LocalKind(KindWithTokenizer):
         self, resolved: ResolvedJob, workload: Workload, free_mib: float | None = None
     ) -> Footprint | None:
         return predict_footprint(resolved.model, workload, free_mib)
+
+    def predict_max_prompt_cache_mib(
+        self, resolved: ResolvedJob, predicted: Footprint, free_mib: float
+    ) -> float:
+        reuse = resolved.config.task.prompt_reuse
+        if reuse is PromptReuse.none:
+            return 0.0
+        has_conversations = reuse is PromptReuse.conversations
+        return predict_max_prompt_cache_mib(resolved.model, predicted, free_mib, has_conversations)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
         """Return the context lengths given by config.json and the RoPE scaling."""

@@ -16,7 +16,7 @@ from runner_engine import (
     RopeConfig,
     to_local_model_config,
 )
-from runner_engine.settings.generation import reject_scheduler_only_settings
+from runner_engine.settings.generation import reject_prompt_cache_limit, reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 
 
@@ -71,6 +71,7 @@ class PartsModelConfig(ModelConfig):
         reject_weight_changes(quantization, lora, rope, why)
         why = "model=parts does not support continuous batching"
         reject_scheduler_only_settings(generation, why)
+        reject_prompt_cache_limit(generation, why)
 
 
 def as_parts_config(model: ModelConfig) -> PartsModelConfig:

@@ -32,7 +32,7 @@ from runner_engine import (
     QuantizationConfig,
     RopeConfig,
 )
-from runner_engine.settings.generation import reject_scheduler_only_settings
+from runner_engine.settings.generation import reject_prompt_cache_limit, reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 from runner_engine.settings.sampling import SamplingKeys, get_effective_parameters
 
@@ -196,6 +196,7 @@ class ApiConfig(ModelConfig):
         self.check_sampling_fields("generation", generation)
         check_thinking_budget(self.key, self.thinking_budget_dialect, generation)
         reject_scheduler_only_settings(generation, "model=api decodes on a server")
+        reject_prompt_cache_limit(generation, "model=api decodes on a server")
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import TaskConfig
+from runner.config.task import PromptReuse, TaskConfig
 from runner_base import (
     NotInIdentity,
     at_least,
@@ -41,6 +41,7 @@ class ServeConfig(TaskConfig):
     name: ClassVar[str] = "serve"
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
+    prompt_reuse: ClassVar[PromptReuse] = PromptReuse.blocks
     host: str = config_field(
         "127.0.0.1", constraint=not_blank("give an IP address of this machine, such as 127.0.0.1")
     )

@@ -22,7 +22,7 @@ from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import render_notes
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner.tasks.named_adapters import build_adapter_memory_notes
-from runner_base import ConfigError, Result, machine, print_message, signals, suppress_heartbeat
+from runner_base import MIB, ConfigError, Result, machine, print_message, signals, suppress_heartbeat
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
 
@@ -139,7 +139,12 @@ def run(inputs: ServeInputs, context: TaskContext) -> Result:
             key_variable = KEY if inputs.key else None
             port = bound.getsockname()[1]
             line = format_start_message(
-                make_served_model_name(config, task), config.lora.adapter_names, task.host, port, key_variable
+                make_served_model_name(config, task),
+                config.lora.adapter_names,
+                task.host,
+                port,
+                key_variable,
+                stats.max_kept_bytes / MIB,
             )
             start_listening(task, bound)
             with signals.redirect_signals(server.stop):

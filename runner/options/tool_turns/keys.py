@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from runner.config.early_stop import EarlyStopConfig
 from runner.config.questions import EMBEDDED
+from runner.config.task import PromptReuse
 from runner.tasks.tools.keys import AUTO, FORMS, OfferMethod
 from runner_base import (
     HASHED,
@@ -42,6 +43,7 @@ class ToolTurnsConfig(EarlyStopConfig):
     name: ClassVar[str] = "tool_turns"
     gives_verdicts: ClassVar[bool] = True
     early_stop_needs: ClassVar[Mapping[str, Any]] = {"cluster": ClusterKey.scenario, "repeat_index": 0}
+    prompt_reuse: ClassVar[PromptReuse] = PromptReuse.blocks
     typical_prompt_tokens: ClassVar[int] = 600  # of the tools and a chat, in most chat templates
     data: str = config_field(EMBEDDED, HASHED, not_blank("give embedded, or a file of scenarios"))
     limit: int | None = config_field(TYPICAL_SCENARIOS, constraint=at_least(1, ", or null for all"))

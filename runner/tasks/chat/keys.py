@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config.task import RequestedCompletions, TaskConfig
+from runner.config.task import PromptReuse, RequestedCompletions, TaskConfig
 from runner_base import NotInIdentity, Text, config_field, not_blank
 from runner_engine import GenerationConfig
 
@@ -18,6 +18,7 @@ class ChatConfig(TaskConfig):
     name: ClassVar[str] = "chat"
     keeps_samples: ClassVar[bool] = False
     answers_on_stdout: ClassVar[bool] = True
+    prompt_reuse: ClassVar[PromptReuse] = PromptReuse.conversations
     system: Text | None = None
     load: str | None = config_field(
         None,

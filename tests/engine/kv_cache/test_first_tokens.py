@@ -137,7 +137,7 @@ def test_first_tokens_that_are_not_copied_are_missed(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control of the test above: what is kept of a prompt comes with its first tokens."""
-    from runner_engine.kv_cache import prefix_tree, prompt_cache
+    from runner_engine.kv_cache import block_chunks, prefix_tree
 
     expected = complete(engine_of(), requests())
     kinds: tuple[dict[str, Any], ...] = ({"recurring": True}, {"keep": True})
@@ -145,7 +145,7 @@ def test_first_tokens_that_are_not_copied_are_missed(
         engine = engine_of()
         assert complete(engine, requests(**kind)) == expected
         with monkeypatch.context() as patched:
-            for module in (prefix_tree, prompt_cache, first_tokens_module):
+            for module in (prefix_tree, block_chunks, first_tokens_module):
                 patched.setattr(module, "copy_tensors", lambda given, to: None)
             broken = engine_of()
             complete(broken, requests(**kind))

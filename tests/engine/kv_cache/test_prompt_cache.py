@@ -14,10 +14,10 @@ from streams import PROMPTS, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner_base.dtypes import Dtype
-from runner_base.machine import MIB
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.kernels import c_interface, native
-from runner_engine.kv_cache import prefix_tree, prompt_cache
+from runner_engine.kv_cache import prefix_tree
+from runner_engine.kv_cache.block_chunks import compute_block_nbytes
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -94,7 +94,7 @@ def test_a_full_cache_forgets_what_was_longest_ago(
     heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * c_interface.LANES * heads.bytes_per_token / MIB)
+    engine.prompts.max_nbytes = blocks * compute_block_nbytes(heads)
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
         assert engine.prompts.tokens == blocks * c_interface.LANES
@@ -113,7 +113,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     heads = engine.find_kv_spec(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * c_interface.LANES * heads.bytes_per_token / MIB)
+    engine.prompts.max_nbytes = blocks * compute_block_nbytes(heads)
     common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
     accept = Stopping.accept_token

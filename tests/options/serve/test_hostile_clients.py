@@ -166,7 +166,12 @@ def test_one_hostile_number_does_not_end_the_requests_of_others(tmp_path: Path) 
 @pytest.mark.thorough
 def test_an_attack_leaves_others_and_memory_as_they_were(tmp_path: Path) -> None:
     with serving(
-        tmp_path, *MODEL, "tracking=none", "task.idle_timeout_s=20", "task.write_timeout_s=5"
+        tmp_path,
+        *MODEL,
+        "tracking=none",
+        "task.idle_timeout_s=20",
+        "task.write_timeout_s=5",
+        "generation.prompt_cache_mib=16",
     ) as server:
         with clients_beside(server):  # the caches fill, and as many rows are under way as later
             unread = unread_answers(server, 20)

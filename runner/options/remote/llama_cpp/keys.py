@@ -24,7 +24,7 @@ from runner_base import (
     not_blank,
 )
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import reject_scheduler_only_settings
+from runner_engine.settings.generation import reject_prompt_cache_limit, reject_scheduler_only_settings
 from runner_engine.settings.model import reject_weight_changes
 
 BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, too
@@ -209,6 +209,7 @@ class LlamaCppConfig(StartedConfig):
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         why = "llama.cpp has its own KV cache settings, model.kv_keys and model.kv_values"
         reject_scheduler_only_settings(generation, why)
+        reject_prompt_cache_limit(generation, "llama.cpp has a key of its own, model.prompt_cache")
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 
 

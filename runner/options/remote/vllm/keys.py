@@ -22,7 +22,7 @@ from runner_base import (
     not_blank,
 )
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
-from runner_engine.settings.generation import reject_scheduler_only_settings
+from runner_engine.settings.generation import reject_prompt_cache_limit, reject_scheduler_only_settings
 
 # choices of the group quantization that vLLM makes while loading, in its words
 WORDS = {"none": None, "fp8": "fp8"}
@@ -180,6 +180,7 @@ class VllmConfig(StartedConfig):
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         why = "vLLM has its own KV cache setting, model.kv_cache_dtype"
         reject_scheduler_only_settings(generation, why)
+        reject_prompt_cache_limit(generation, "vLLM stores earlier prompts itself")
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 (

@@ -39,6 +39,13 @@ def _format_metric_lines(counters: ServerCounters, stats: EngineStats, num_open:
         ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
         ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
         ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
+        ("runner_prompt_cache_bytes", "gauge", "memory of the prompt cache", stats.kept_bytes),
+        (
+            "runner_prompt_cache_max_bytes",
+            "gauge",
+            "memory that the prompt cache never exceeds",
+            stats.max_kept_bytes,
+        ),
         (
             "runner_tokens_per_second",
             "gauge",

@@ -1,0 +1,31 @@
+"""Shares of free memory for keys and values, and the limit of those of earlier prompts. Imports no torch.
+
+The engine and the plan of a job read the same limits here.
+"""
+
+from __future__ import annotations
+
+# of the memory that is free once the weights are loaded
+SEQUENCE_SHARE = 0.5  # for active sequences; activations need memory, too
+PROMPT_SHARE = 0.5  # for earlier prompts, if generation.prompt_cache_mib is null
+COMBINED_SHARE = 0.75  # for active sequences and earlier prompts together
+CONVERSATION_SHARE = 0.25  # of the share for active sequences is for conversations
+
+
+def compute_prompt_cache_limit_mib(setting_mib: int | None, free_mib: float) -> float:
+    """Return the limit that earlier prompts never exceed.
+
+    setting_mib: generation.prompt_cache_mib. free_mib: free memory after the weights are loaded.
+    """
+    return PROMPT_SHARE * max(free_mib, 0.0) if setting_mib is None else float(setting_mib)
+
+
+def compute_max_prompt_cache_mib(
+    setting_mib: int | None, free_mib: float, has_only_conversations: bool
+) -> float:
+    """Return the most memory that earlier prompts can take while no sequence is active.
+
+    has_only_conversations: whole conversations are stored instead of blocks of prompts.
+    """
+    share = CONVERSATION_SHARE * SEQUENCE_SHARE if has_only_conversations else COMBINED_SHARE
+    return min(compute_prompt_cache_limit_mib(setting_mib, free_mib), share * max(free_mib, 0.0))
