@@ -139,7 +139,7 @@ def test_free_memory_is_the_limit_unless_the_key_is_set(
 def test_nothing_is_kept_with_0(make_engine: Make) -> None:
     engine = make_engine(prompt_cache_mib=0)
     for kind in ({"recurring": True}, {"keep": True}):
-        asked = requests(**kind)[-2:]
+        asked = requests(**kind)[-2:]  # type: ignore[arg-type]
         complete(engine, asked)
         before = engine.stats.prefill_tokens
         complete(engine, asked)
