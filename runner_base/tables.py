@@ -39,7 +39,7 @@ FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
 
 class ColumnUse(IntEnum):
-    """Purpose of a column. A table shows its columns in this order."""
+    """Purpose of a column. Tables sort their columns by purpose, in the order of these members."""
 
     setting = 1
     result = 2

@@ -1,4 +1,4 @@
-"""Base class of all task configs, and the amounts of work that a task requests."""
+"""Base class of all task configs, and the number of requests and tokens that a task needs."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class SampleReader(Reader):
         )
 
     def load_metric_values(self, run: Run) -> Answers:
-        """Return the compared metric of each question, for comparisons by a metric other than the verdict."""
+        """Return the value of each question for a metric other than the verdict, such as the log-likelihood."""
         ways = [way for key in (SCORER, EXTRACTOR) if (way := run.get_value(key))]
         read = partial(read_sample_metric, metric_name=run.number or "", extractor_names=ways)
         parts = [self.read_first_matching_file(part, read, bool, "answers") for part in run.parts or [run]]

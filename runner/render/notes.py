@@ -15,7 +15,7 @@ NOTES: dict[str, Template] = ANSWERS | QUESTIONS | LIKELIHOODS | SPEED | ESTIMAT
 
 
 def format_note(note: Note | str) -> str:
-    """Return a note as text. Notes that are read from files or other packages are already text."""
+    """Return a note as text. A note that was read from a file is a string already and stays unchanged."""
     return note if isinstance(note, str) else render_note(note, NOTES)
 
 

@@ -69,7 +69,7 @@ def _first_expected_function(question: Question) -> str:
 def get_pair_clusters(
     pairs: Sequence[tuple[str | None, str | None]], cluster_field_name: str
 ) -> list[str] | None:
-    """Return the cluster of each question pair, from whichever run recorded it.
+    """Return the cluster of each question pair. If only one of the two runs recorded clusters, use that run.
 
     None if neither run recorded clusters.
     """

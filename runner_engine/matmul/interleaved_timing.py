@@ -99,6 +99,6 @@ def time_backends_alternately(
 
 
 def shrink_shape_for_timing(shape: Shape) -> Shape:
-    """Return the shape of the layer sample that is timed: all inputs, but only some outputs."""
+    """Return the shape of the part of a layer that is timed: all input columns, some output rows."""
     outputs, inputs = shape
     return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs

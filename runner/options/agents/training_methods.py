@@ -108,7 +108,7 @@ class AgentPruneCode(PeriodicPruning):
 
 
 def prune_trained_edges(graph: Graph, pruning_rate: float) -> Pruned:
-    """Prune the trained spatial edges and the trained temporal edges separately."""
+    """Prune the trained edges within a round (spatial) and between rounds (temporal) separately."""
     return {
         kind: tuple(prune_lowest_edges(edges, pruning_rate))
         for kind, edges in graph.edges_by_kind.items()

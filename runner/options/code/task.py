@@ -69,7 +69,7 @@ def prepare(config: RunnerConfig) -> CodeInputs:
     problems = read_code_problems(task.data, task.subset, task.split, task.limit)
     if not problems:
         raise ConfigError(
-            "the data has no record. Use a file with at least one problem",
+            "the file contains no problem. Use a file with at least one problem",
             key="task.data",
             value=task.data,
             code="empty",

@@ -73,7 +73,7 @@ class Policy:
         return []
 
     def on_extra_answer(self, *completions: Completion) -> None:
-        """Process the answers to an extra request, once all of them are complete."""
+        """Process the answers to a request that the policy added, once all of them are complete."""
 
     # ----------------------------------------------------------------------------------- at the end
 

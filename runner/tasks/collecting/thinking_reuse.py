@@ -23,7 +23,7 @@ DIRECT = 3  # questions that are asked directly
 
 
 def mark_reusable_thinking(job: Job, thinking_budget: int | None, samples: Iterable[Sample]) -> None:
-    """Create a marker file so that jobs with a smaller thinking budget find this job's thinking."""
+    """Create a marker file, by which jobs with a smaller thinking budget find and reuse this job's thinking."""
     if job.thoughts_key and any(sample.answer.thinking for sample in samples):
         name = f"{MARK}{job.thoughts_key}-{WITHOUT_BUDGET if thinking_budget is None else thinking_budget}"
         try:

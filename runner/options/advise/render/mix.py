@@ -111,7 +111,7 @@ def describe_mix_size_and_loss(advice: MixAdvice) -> list[str]:
         )
     scaled = ", ".join(f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1)
     times = f", multiplied by {scaled} to match the whole model in that format" if scaled else ", as measured"
-    lines.append(f"prediction: the predicted loss is the sum of the layer losses{times}")
+    lines.append(f"prediction: the sum of the layer losses{times}")
     if mix.kl_nats_per_token and abs(mix.predicted / mix.kl_nats_per_token - 1) > OF_SIZE:
         lines.append(
             f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "

@@ -32,7 +32,7 @@ class ToolError(ValueError):
 
 
 class CallFault(StrEnum):
-    """Reason why a call has no effect."""
+    """Reason why a tool call changes nothing in the environment."""
 
     wrong_tool = "wrong_tool"  # no tool has this name
     wrong_arguments = "wrong_arguments"  # they do not match the schema
