@@ -209,7 +209,8 @@ class LlamaCppConfig(StartedConfig):
         check_value(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         why = "llama.cpp has its own KV cache settings, model.kv_keys and model.kv_values"
         reject_scheduler_only_settings(generation, why)
-        reject_prompt_cache_limit(generation, "llama.cpp has a key of its own, model.prompt_cache")
+        why = "llama.cpp has a key of its own, model.prompt_cache"
+        reject_prompt_cache_limit(generation, why)
         check_thinking_budget("model", ThinkingBudget.llama_cpp, generation)
 
 
