@@ -187,6 +187,11 @@ class KvBudget:
         before_long = [*queues.active, *short_sequences, *queues.reading]
         all_rows = [*before_long, *long_sequences]
         to_come = len(queues.waiting)
+        cost = self.compute_kv_cost_tokens([self._compute_max_resident_tokens(row) for row in all_rows])
+        self._active_tokens = cost
+        if self.prompts.shrink(self.prompt_cache_room):
+            for row in (*short_sequences, *long_sequences):
+                self.assign_reusable_kv(row)  # the blocks that remain have moved
         self._insert_slots(
             self.own,
             before_long,
@@ -201,8 +206,6 @@ class KvBudget:
             len(long_sequences),
             min(max_sequences, len(all_rows) + to_come),
         )
-        cost = self.compute_kv_cost_tokens([self._compute_max_resident_tokens(row) for row in all_rows])
-        self._active_tokens = cost
         spare = min(
             self.tokens - self.prefixes.tokens - cost, self.prompt_cache_room - self.prompts.resident_tokens
         )
@@ -252,7 +255,6 @@ class KvBudget:
             self.prompts.copy_blocks(row.kv, self.own, slot)
             row.kv.places = row.kv.copied
             self.stats.shared_tokens += row.kv.num_shared_tokens + row.kv.copied
-        self.prompts.shrink(self.prompt_cache_room)
 
     def grow_kv_store_for_next_token(self, sequences: Sequence[TokenSequence]) -> KvStore:
         """Return the KV store, enlarged if one more token per sequence would not fit."""

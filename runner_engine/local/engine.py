@@ -331,8 +331,8 @@ class LocalEngine:
 
     def _limit_prompt_caches(self, kv_spec: KvCacheSpec) -> None:
         """Set the memory limit of earlier prompts and conversations, which holds until the engine closes."""
-        free = free_mib(kv_spec.device)
-        limit = compute_prompt_cache_limit_mib(self.spec.generation.prompt_cache_mib, free) * MIB
+        setting, free = self.spec.generation.prompt_cache_mib, free_mib(kv_spec.device)
+        limit = compute_prompt_cache_limit_mib(setting, free, kv_spec.device.type) * MIB
         self.prompts.max_nbytes = self.conversations.max_nbytes = limit
         self.stats.max_kept_bytes = int(limit)
         self._has_prompt_limit = True

@@ -25,5 +25,6 @@ def predict_max_prompt_cache_mib(
     return compute_max_prompt_cache_mib(
         plan.spec.generation.prompt_cache_mib,
         free_mib - loaded_mib,
+        plan.device,
         has_conversations or size.state_bytes > 0,
     )

@@ -18,7 +18,7 @@ from runner_base import ConfigError
 from runner_engine.checkpoints.prompt_cache_size import (
     COMBINED_SHARE,
     CONVERSATION_SHARE,
-    PROMPT_SHARE,
+    PROMPT_SHARES,
     SEQUENCE_SHARE,
 )
 from runner_engine.settings.generation import GenerationConfig
@@ -43,7 +43,7 @@ def test_plans_count_the_most_that_earlier_prompts_can_take(make_config: Make) -
     serve = predict(make_config, ServeConfig(port=0))
     predicted = serve.predicted
     rest = FREE_MIB - predicted.resident_weight_mib - predicted.runtime_mib
-    assert serve.max_prompt_cache_mib == pytest.approx(PROMPT_SHARE * rest)
+    assert serve.max_prompt_cache_mib == pytest.approx(PROMPT_SHARES["cpu"] * rest)
     chat = predict(make_config, ChatConfig())
     assert chat.max_prompt_cache_mib == pytest.approx(CONVERSATION_SHARE * SEQUENCE_SHARE * rest)
     assert predict(make_config, Gsm8kConfig()).max_prompt_cache_mib == 0, "each question comes once"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opening import make_spec, open_engine
@@ -12,7 +13,7 @@ from streams import PROMPTS, complete, requests
 
 from runner_base import MIB
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.prompt_cache_size import PROMPT_SHARE
+from runner_engine.checkpoints.prompt_cache_size import PROMPT_SHARES
 from runner_engine.decode import kv_budget
 from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import LANES
@@ -130,16 +131,19 @@ def test_free_memory_is_the_limit_unless_the_key_is_set(
     monkeypatch.setattr(local_engine, "free_mib", lambda device: 1000.0)
     engine = make_engine()
     engine.load()
-    assert engine.prompts.max_nbytes == engine.stats.max_kept_bytes == 1000 * PROMPT_SHARE * MIB
+    assert engine.prompts.max_nbytes == engine.stats.max_kept_bytes == 1000 * PROMPT_SHARES["cpu"] * MIB
     monkeypatch.setattr(local_engine, "free_mib", lambda device: 2000.0)
     complete(engine, requests(recurring=True))
-    assert engine.stats.max_kept_bytes == 1000 * PROMPT_SHARE * MIB, "it does not grow while the engine runs"
+    assert engine.stats.max_kept_bytes == 1000 * PROMPT_SHARES["cpu"] * MIB, (
+        "it does not grow while the engine runs"
+    )
 
 
 def test_nothing_is_kept_with_0(make_engine: Make) -> None:
     engine = make_engine(prompt_cache_mib=0)
-    for kind in ({"recurring": True}, {"keep": True}):
-        asked = requests(**kind)[-2:]  # type: ignore[arg-type]
+    kinds: tuple[dict[str, Any], ...] = ({"recurring": True}, {"keep": True})
+    for kind in kinds:
+        asked = requests(**kind)[-2:]
         complete(engine, asked)
         before = engine.stats.prefill_tokens
         complete(engine, asked)
@@ -237,3 +241,21 @@ def test_a_process_short_of_memory_gives_back_earlier_prompts_before_it_stops_se
     assert engine.prompts.tokens <= kept // 4
     assert engine.stats.row_shortages == []
     assert len(PROMPTS) == len(expected)
+
+
+def test_blocks_that_move_while_a_sequence_enters_are_copied_from_their_new_place(
+    make_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_chunks, "MIN_CHUNK_BLOCKS", SMALL_CHUNK)
+    monkeypatch.setattr(block_chunks, "MAX_CHUNKS", 1000)
+    monkeypatch.setattr(kv_budget, "kv_capacity_tokens", lambda *_: 2000)
+    engine = make_engine(keys={"max_position_embeddings": 4096}, prompt_cache_mib=4)
+    prompts = random_prompts(14, 160)
+    expected, _ = ask(engine, prompts)
+    long = Request(99, random_prompts(1, 1500)[0])
+    last = Request(13, prompts[13], recurring=True, ignore_eos=True)
+    before = engine.stats.prefill_tokens
+    answers = complete(engine, [long, last], 2)
+    assert answers[13] == expected[13]
+    assert engine.stats.prefill_tokens - before == 1501
+    assert engine.prompts.tokens < 14 * 160
