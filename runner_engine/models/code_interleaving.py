@@ -37,14 +37,14 @@ def interleave_bit_plane(stored: torch.Tensor, bits: int, run: int, result: torc
     """
     in_pairs = stored.stride(2) % 4 or stored.storage_offset() % 4  # blocks of a size that has no whole fours
     dtype = torch.int16 if in_pairs else torch.int32
-    words = stored.view(dtype).view(*stored.shape[:-1], stored.shape[-1] // 4, -1)
-    words = words.permute(0, 2, 3, 1, 4).contiguous().view(torch.int32).squeeze(-1)
+    pieces = stored.view(dtype).view(*stored.shape[:-1], stored.shape[-1] // 4, -1).permute(0, 2, 3, 1, 4)
     count, fours = 8 // bits, run // 4
-    words = words.view(*words.shape[:2], -1, fours // count, count, words.shape[-1])
-    out = result.view(*words.shape[:3], count, fours // count, words.shape[-1])
     if count == 1:
-        out.copy_(words.unsqueeze(3).squeeze(5))
+        result.view(dtype).view(pieces.shape).copy_(pieces)
         return
+    words = pieces.contiguous().view(torch.int32)
+    words = words.view(*words.shape[:2], -1, fours // count, count, words.shape[3])
+    out = result.view(*words.shape[:3], count, fours // count, words.shape[-1])
     mask = int.from_bytes(bytes([(1 << bits) - 1] * 4), signed=True)
     for shift in range(count):
         here = out[:, :, :, shift]

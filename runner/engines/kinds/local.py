@@ -9,9 +9,10 @@ from pathlib import Path
 from runner.config.profiles import make_profile_device_notes as make_profile_device_notes
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
-from runner.core.deferred_imports import defer_imports, pause_garbage_collection
+from runner.core.deferred_imports import defer_imports
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner_base import machine, report_step, signals
+from runner_base.garbage_collection import pause_garbage_collection
 from runner_engine import (
     CHOICES,
     BaseModelCache,
@@ -37,10 +38,13 @@ from runner_engine.render.notes import render_engine_note
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
-# what only loads of other files use: 75 MiB of the process of a .gguf file
+# what only loads of other files use: 80 MiB of the process of a .gguf file
 UNUSED_BY_GGUF = (
+    "PIL",
+    "accelerate",
     "sympy",
     "torch._dynamo",
+    "torch.distributed._functional_collectives",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     "torch.fx.experimental.symbolic_shapes",
