@@ -47,6 +47,7 @@ from runner_engine.decode.static_batches import BY_GENERATE, STATIC_ROWS, Batchi
 from runner_engine.decode.static_probe import find_batching_mode
 from runner_engine.decode.tokens import Speculator, Stopping
 from runner_engine.devices import gpu
+from runner_engine.devices.mapped_files import release_library_pages
 from runner_engine.experts import ExpertUsageCounter
 from runner_engine.kv_cache import (
     ConversationCache,
@@ -282,6 +283,7 @@ class LocalEngine:
             if quantized.replaced_layers and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             machine.release_free_memory()  # what trials and packing have freed
+            release_library_pages()
             self.fused = build_and_verify_fused_forward(
                 loaded, kv_spec, fast.packed_weights, fast.expert_layers, self._trials.is_fused_verified()
             )
