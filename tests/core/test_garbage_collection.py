@@ -22,7 +22,8 @@ def test_objects_of_the_block_count_as_old_and_garbage_among_them_is_collected_l
         with pause_garbage_collection():
             assert not gc.isenabled()
             kept, garbage = [Node()], weakref.ref(Node())
-        assert gc.isenabled() and not gc.get_freeze_count()
+        assert gc.isenabled()
+        assert not gc.get_freeze_count()
         assert any(one is kept for one in gc.get_objects(generation=2))
         gc.collect(1)
         assert garbage() is not None
@@ -44,7 +45,8 @@ def test_who_has_switched_collection_off_or_frozen_objects_keeps_it_so() -> None
         gc.enable()
         with pause_garbage_collection():
             pass
-        assert gc.isenabled() and gc.get_freeze_count()
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
     finally:
         gc.enable()
         if not had_frozen:
