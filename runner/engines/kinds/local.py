@@ -30,6 +30,7 @@ from runner_engine import (
     predict_footprint,
 )
 from runner_engine.checkpoints import chat_templates
+from runner_engine.checkpoints.model_files import list_gguf_files, list_model_files
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
@@ -52,6 +53,7 @@ UNUSED_BY_GGUF = (
 SMALL_WEIGHT_MIB = (
     100.0  # below this a model gains nothing from a second thread (see runner_engine/models/base_loading.py)
 )
+QUICK_LOAD_MIB = 1024.0
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
@@ -154,6 +156,12 @@ class LocalKind(KindWithTokenizer):
                 importlib.import_module(library)
                 signals.raise_if_signal_waits()
             importlib.import_module("runner_engine.local.engine")
+
+    def loads_quickly(self, resolved: ResolvedJob) -> bool:
+        files = resolved.model.files
+        stored = list_gguf_files(files.path) if files.path.is_file() else list_model_files(files.path)
+        mib = sum(file.stat().st_size for file in stored.values()) / machine.MIB
+        return files.device == "cpu" and not files.model.random_weights and mib < QUICK_LOAD_MIB
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (
