@@ -270,6 +270,7 @@ class LocalEngine:
         if self._fast_layers is None and kv_spec.device.type == "cuda":
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
+            release_library_pages()  # before the weights are in memory twice
             fast = FastLayers(
                 loaded.model,
                 get_attention_kernels_if_supported(kv_spec),
@@ -283,7 +284,6 @@ class LocalEngine:
             if quantized.replaced_layers and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             machine.release_free_memory()  # what trials and packing have freed
-            release_library_pages()
             self.fused = build_and_verify_fused_forward(
                 loaded, kv_spec, fast.packed_weights, fast.expert_layers, self._trials.is_fused_verified()
             )
