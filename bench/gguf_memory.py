@@ -22,7 +22,9 @@ from engines import ROOT, head_line, markdown
 from heading import parse_arguments
 from other_engines import xllamacpp_python
 
-PARTS = ("model file", "other files", "anonymous")
+# the buffer: with what the sweep measures the bandwidth of memory, after the model's own passes
+BUFFER = "/dev/zero (deleted)"
+PARTS = ("model file", "other files", "anonymous", "sweep's buffer")
 EVERY_S = 0.03
 
 
@@ -38,11 +40,13 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64, help="new tokens among the positions")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of runner")
+    parser.add_argument("--alone", action="store_true", help="without llama.cpp, which is not installed then")
     options = parse_arguments(parser)
-    python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
+    python = "" if options.alone else options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     lines = []
     for rows in options.rows:
-        lines.append([str(rows), "llama.cpp", *figures(*run_llamacpp(options, python, rows))])
+        if python:
+            lines.append([str(rows), "llama.cpp", *figures(*run_llamacpp(options, python, rows))])
         for dtype in options.dtypes:
             lines.append([str(rows), f"runner, {dtype}", *figures(*run_runner(options, rows, dtype))])
     print(head_line(["bench/gguf_memory.py", *sys.argv[1:]], options.threads))
@@ -115,7 +119,8 @@ def read_parts(pid: int, model: Path) -> Counter[str]:
     for line in lines:
         name, *values = line.split(maxsplit=5)
         if not name.endswith(":"):
-            part = "model file" if values[-1:] == [str(model.resolve())] else "other files"
+            names = {str(model.resolve()): "model file", BUFFER: "sweep's buffer"}
+            part = names.get(values[-1], "other files")
         elif name == "Rss:":
             resident = int(values[0])
         elif name == "Anonymous:":

@@ -119,9 +119,7 @@ def execute_job(
     recorder = jobs.Recorder(job)
     with signals.defer_signals():  # a signal takes effect when the end of the job is recorded
         sink.start_run(record, goes_on, in_background=Uses.engine in task.USES)
-        engine = create_lazy_engine(
-            resolved, base_models, job.folder, on_libraries_imported=sink.wait_until_started
-        )
+        engine = create_lazy_engine(resolved, base_models, job.folder, check_others=sink.wait_until_started)
         context = TaskContext(recorder, resolved, engine, sink.log_progress)
         started = time.perf_counter()
         try:

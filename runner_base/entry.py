@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -46,7 +49,32 @@ def run_command(
         print_message(f"{program}: cannot write to stdout ({lost.strerror}). {fix}")
         code = code or 1
     gc.freeze()  # all of it ends with the process: looking through torch's modules for garbage takes half a second
+    if is_main_program() and isinstance(code, int):
+        exit_without_teardown(code)
     sys.exit(code)
+
+
+def is_main_program() -> bool:
+    """Whether this process was started as one of our commands, and nobody traces or profiles it."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
+    is_ours = spec.name == "runner.__main__" if spec is not None else os.path.basename(file) == "runner"
+    return is_ours and sys.gettrace() is None and sys.getprofile() is None
+
+
+def exit_without_teardown(code: int) -> None:
+    """End the process as Python does, but leave its objects to the system: with torch that saves 0.2 s.
+
+    Returns if the output cannot be written, so that Python ends the process and reports it.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does first
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(code)
 
 
 def print_traceback(

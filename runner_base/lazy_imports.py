@@ -25,3 +25,13 @@ def create_lazy_getattr(
         return value
 
     return load_attribute
+
+
+class LazyModule:
+    """Stands for a module that is imported when one of its attributes is used."""
+
+    def __init__(self, module_name: str) -> None:
+        self._module_name = module_name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._module_name), name)

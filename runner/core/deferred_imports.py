@@ -1,5 +1,4 @@
-"""Defers a library's rarely used imports until their first use, and imports modules without garbage
-collection.
+"""Defers a library's rarely used imports until their first use.
 
 with defer_imports("scipy.optimize"):
     import library         # its `from scipy.optimize import minimize` gets a placeholder
@@ -13,7 +12,6 @@ returns False without importing it.
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -197,15 +195,3 @@ def defer_imports(*modules: str) -> Iterator[None]:
         finder.names = []
         finder.remove_placeholders()
         sys.meta_path.remove(finder)
-
-
-@contextmanager
-def pause_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection in this block, because each collection would scan all imported objects."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -29,8 +29,14 @@ class LazyEngine:
     Building does not load the model: `load` does, or `open` if that comes first.
     """
 
-    def __init__(self, build_engine: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
-        self._build, self.capabilities = build_engine, capabilities
+    def __init__(
+        self,
+        build_engine: Callable[[], Engine],
+        capabilities: frozenset[Capability],
+        check_after_load: Callable[[], None] | None = None,
+    ) -> None:
+        """check_after_load: may raise errors of other components, each time the engine is loaded."""
+        self._build, self.capabilities, self._check_after_load = build_engine, capabilities, check_after_load
 
     @cached_property
     def _built_engine(self) -> Engine:
@@ -41,7 +47,10 @@ class LazyEngine:
         return self._built_engine.stats if "_built_engine" in vars(self) else EngineStats()
 
     def load(self) -> EngineReport:
-        return self._built_engine.load()
+        report = self._built_engine.load()
+        if self._check_after_load is not None:
+            self._check_after_load()
+        return report
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         return self._built_engine.encode(request)
@@ -50,6 +59,8 @@ class LazyEngine:
         return self._built_engine.decode(ids)
 
     def open(self, batch_size: int | None = None) -> Session:
+        if self._check_after_load is not None:
+            self.load()
         return self._built_engine.open(batch_size)
 
     def arithmetic(self) -> ModelArithmetic | None:
@@ -65,23 +76,27 @@ def create_lazy_engine(
     resolved: ResolvedJob,
     base_models: BaseModelCache | None = None,
     folder: Path | None = None,
-    on_libraries_imported: Callable[[], None] | None = None,
+    check_others: Callable[[], None] | None = None,
 ) -> Engine:
     """Return an engine for the job's config. The engine is built when it is first used.
 
     `base_models` keeps the loaded model for the next job; an engine that starts processes writes
-    their logs to `folder`; `on_libraries_imported` is called after the libraries are imported: it may
-    raise errors of other components before a long load.
+    their logs to `folder`; `check_others` may raise errors of other components, and may wait for them: it
+    is called before a long load, but after a short one.
     """
     kind = get_model_kind(resolved.config.model)
+    is_checked_later = check_others is not None and kind.loads_quickly(resolved)
 
     def import_libraries_and_open_engine() -> Engine:
         with (
             signals.defer_signals_until_step_ends()
         ):  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(resolved)
-        if on_libraries_imported is not None:
-            on_libraries_imported()
+        if check_others is not None and not is_checked_later:
+            check_others()
         return kind.open_engine(resolved, base_models, folder)
 
-    return LazyEngine(import_libraries_and_open_engine, kind.capabilities(resolved.config))
+    capabilities = kind.capabilities(resolved.config)
+    return LazyEngine(
+        import_libraries_and_open_engine, capabilities, check_others if is_checked_later else None
+    )

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.core.deferred_imports import pause_garbage_collection
 from runner.render.notes import format_note
 from runner.tracking import empty_database, moved_folders, run_table, store_probes
 from runner.tracking.stores import DATABASES, Store, is_server
 from runner.tracking.waiting_client import WaitingClient
 from runner_base import ConfigError, TrackingError, convert_write_error, lock_file, redact_secrets
+from runner_base.garbage_collection import pause_garbage_collection
 from runner_base.notes import Note, note
 from runner_base.uris import format_sqlite_uri, parse_sqlite_path
 

@@ -28,9 +28,18 @@ from runner.tracking.job_progress import ProgressPoint
 from runner.tracking.stores import Store
 from runner_base import Record, RunnerError, Status, TrackingError, child_process, report_step, signals
 
-# What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules
+# What MLflow imports and a job's run needs seldom or never: a third of the time that its modules
 # take.
-UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
+UNUSED = (
+    "fastapi",
+    "mako",
+    "mlflow.genai",
+    "mlflow.models",
+    "mlflow.projects",
+    "mlflow.store._unity_catalog",
+    "pandas",
+    "scipy",
+)
 
 
 def can_fork_tracking_process(store: Store) -> bool:

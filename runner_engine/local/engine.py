@@ -48,6 +48,7 @@ from runner_engine.decode.static_batches import BY_GENERATE, STATIC_ROWS, Batchi
 from runner_engine.decode.static_probe import find_batching_mode
 from runner_engine.decode.tokens import Speculator, Stopping
 from runner_engine.devices import gpu
+from runner_engine.devices.mapped_files import release_library_pages
 from runner_engine.experts import ExpertUsageCounter
 from runner_engine.kv_cache import (
     ConversationCache,
@@ -272,6 +273,7 @@ class LocalEngine:
         if self._fast_layers is None and kv_spec.device.type == "cuda":
             self._fast_layers = GpuNorms(loaded.model)
         elif self._fast_layers is None and kv_spec.device.type == "cpu":
+            release_library_pages()  # before the weights are in memory twice
             fast = FastLayers(
                 loaded.model,
                 get_attention_kernels_if_supported(kv_spec),

@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from runner_base import MIB
+from runner_base import MIB, machine
 from runner_engine.checkpoints.kv_size import compute_kv_size
 from runner_engine.checkpoints.mixture import COUNTS, MixtureSize
 from runner_engine.kernels import native
@@ -24,7 +25,10 @@ from runner_engine.settings.kv_cache import KvCache
 ROWS = 512
 LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count
 MAX_FLOP = 1e10  # of the products of one round
-READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
+# many times the size of the caches; on a CPU at most, as far as the size of its caches is known
+READ_MIB = {"cpu": 256, "cuda": 2048}
+LEAST_READ_MIB, TIMES_CACHES = 64, 4
+CPU_FOLDER = Path("/sys/devices/system/cpu")
 TRIES = 2  # the fastest counts
 
 
@@ -89,7 +93,9 @@ def measure_machine_rates(
     rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
     large = measure_matmul_gflop_per_s(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
     own = measure_matmul_gflop_per_s(once, dtype, rows, TRIES, device) if once else {}
-    return HardwareRates(max([*large.values(), *own.values()]), measure_memory_read_gb_per_s(device))
+    rates = HardwareRates(max([*large.values(), *own.values()]), measure_memory_read_gb_per_s(device))
+    machine.release_free_memory()  # the matrices
+    return rates
 
 
 @torch.inference_mode()
@@ -136,7 +142,7 @@ def measure_memory_read_gb_per_s(device: torch.device) -> float:
 
     Two operations are tried, and the faster one counts.
     """
-    size = READ_MIB[device.type] * MIB
+    size = (choose_cpu_read_mib() if device.type == "cpu" else READ_MIB[device.type]) * MIB
     if (
         device.type == "cpu"
     ):  # not from the allocator: this much memory would change the addresses of later tensors
@@ -147,6 +153,25 @@ def measure_memory_read_gb_per_s(device: torch.device) -> float:
             del numbers
         return rate
     return _measure_read_gb_per_s(torch.ones(size // 4, device=device, dtype=torch.float32), device)
+
+
+def choose_cpu_read_mib(folder: Path = CPU_FOLDER) -> int:
+    """Return how many MiB to read for a bandwidth: four times the last caches of all cores.
+
+    Reading more gives the same bandwidth, and is memory that a job with this model does not need.
+    """
+    try:
+        caches = {
+            (place / "shared_cpu_list").read_text(): int(
+                (place / "size").read_text().strip().removesuffix("K")
+            )
+            for place in folder.glob("cpu[0-9]*/cache/index3")
+        }
+    except (OSError, ValueError):
+        caches = {}
+    if not caches:
+        return READ_MIB["cpu"]
+    return min(READ_MIB["cpu"], max(LEAST_READ_MIB, TIMES_CACHES * sum(caches.values()) // 1024))
 
 
 def _measure_read_gb_per_s(values: torch.Tensor, device: torch.device) -> float:

@@ -28,12 +28,12 @@ from runner_engine.matmul.layer_weights import (
     create_trial_activations,
     find_output_deviation,
 )
-from runner_engine.models.code_interleaving import pack_interleaved_codes
+from runner_engine.models.code_interleaving import interleave_bit_plane, pack_interleaved_codes
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner_engine.models.gguf_types import TYPES, BlockType, split_last_dim
 
 ROW_PARTS = {one.number: one.activation_group for one in TYPES.values()}
-PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
+PACKED_AT_ONCE = 2**20  # weights, so that what is packed stays in the caches
 
 
 class GgufWeights(PackedWeights):
@@ -164,22 +164,45 @@ def pack_gguf_blocks(
             rows = torch.cat(
                 (rows, rows.new_zeros((last - first) * outputs_per_block - rows.shape[0], rows.shape[1]))
             )
-        parts = block_type.take_apart(rows.view(rows.shape[0], blocks, block_type.stored_bytes))
-        planes = [split_last_dim(parts.scales, -1, 2), parts.of_parts[..., None]]
-        planes.append(pack_interleaved_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low))
-        if block_type.high:
-            planes.append(pack_interleaved_codes(parts.bits >> block_type.low, block_type.high))
-        # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side
-        # for each number
-        sides = [
-            plane.reshape(-1, outputs_per_block, *plane.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2)
-            for plane in planes
-            if plane.shape[2]
-        ]
-        result[first:last] = torch.cat(sides, dim=2).flatten(1)
+        _pack_panels(
+            rows.view(last - first, outputs_per_block, blocks, block_type.stored_bytes),
+            block_type,
+            result[first:last].view(last - first, blocks, -1),
+        )
         if release_pages is not None:
             release_pages(read.data_ptr(), read.nbytes)
     return result
+
+
+def _pack_panels(rows: torch.Tensor, block_type: BlockType, result: torch.Tensor) -> None:
+    """Pack blocks, uint8 [panels, outputs of a panel, blocks, bytes], to [panels, blocks, bytes]."""
+    at, outputs = 0, rows.shape[1]
+
+    def take_room(num_bytes: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the next bytes of each output as [panels, blocks, numbers, outputs]."""
+        nonlocal at
+        room = result[..., at : at + num_bytes * outputs].view(dtype)
+        at += num_bytes * outputs
+        return split_last_dim(room, num_bytes // dtype.itemsize, outputs)
+
+    if not block_type.planes:
+        parts = block_type.take_apart(rows)
+        codes = [pack_interleaved_codes(parts.bits & ((1 << block_type.low) - 1), block_type.low)]
+        if block_type.high:
+            codes.append(pack_interleaved_codes(parts.bits >> block_type.low, block_type.high))
+        fours = [code.contiguous().view(torch.int32).squeeze(-1) for code in codes]
+        for numbers in (parts.scales.contiguous().view(torch.int16), parts.of_parts, *fours):
+            take_room(numbers.shape[-1] * numbers.itemsize, numbers.dtype).copy_(numbers.permute(0, 2, 3, 1))
+        return
+    scales = rows[..., block_type.scales_at : block_type.scales_at + 2 * block_type.scales]
+    take_room(scales.shape[-1], torch.int16).copy_(scales.view(torch.int16).permute(0, 2, 3, 1))
+    if block_type.take_parts is not None:
+        of_parts = block_type.take_parts(rows)
+        take_room(of_parts.shape[-1], torch.uint8).copy_(of_parts.permute(0, 2, 3, 1))
+    for plane, bits in zip(block_type.planes, (block_type.low, block_type.high), strict=False):
+        num_bytes = block_type.inputs * bits // 8
+        stored = rows[..., plane.at : plane.at + num_bytes]
+        interleave_bit_plane(stored, bits, plane.run, take_room(num_bytes, torch.int32))
 
 
 # what is wrong with products, by type of blocks, inputs, byte rows and from how many rows on tiles

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from runner_base import DataError, truncated_repr
+from runner_base.garbage_collection import pause_garbage_collection
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.gguf_file import is_supported_architecture, read_gguf_header, read_header_array
 from runner_engine.checkpoints.gguf_header import GgufHeader
@@ -146,7 +147,8 @@ def build_tokenizer(path: Path, padding_side: str) -> Any:
     maker = (
         SENTENCEPIECE.get(header.architecture, _build_llama_tokenizer) if kind == "llama" else MAKERS[kind]
     )
-    made = maker(vocabulary)
+    with pause_garbage_collection():  # a tuple for each merge
+        made = maker(vocabulary)
     _add_control_and_user_tokens(made, vocabulary, is_byte_level=kind == "gpt2")
     if (split := SPLIT_OF.get(metadata.get("tokenizer.ggml.pre", ""))) is not None:
         by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -29,6 +29,18 @@ class BlockParts(NamedTuple):
 
 
 @dataclass(frozen=True)
+class BitPlane:
+    """Where a block stores some bits of each weight, in runs of bytes.
+
+    The lowest bits of a run's bytes belong to its first weights, one weight a byte, the next bits to
+    the weights after these.
+    """
+
+    at: int  # the first byte in a block
+    run: int  # bytes
+
+
+@dataclass(frozen=True)
 class BlockType:
     """Storage of a .gguf block type: its type number, the bytes of a block, and the bits per weight."""
 
@@ -43,6 +55,9 @@ class BlockType:
     has_signed_parts: bool = False
     scales_at: int = 0  # the byte of a block at which the scales are
     scales: int = 1  # with what is subtracted: 2
+    # those of the lower and of the upper bits, if both are stored in runs and blocks have an even size
+    planes: tuple[BitPlane, ...] = ()
+    take_parts: Callable[[torch.Tensor], torch.Tensor] | None = None  # of_parts alone
 
     @property
     def activation_group(self) -> int:
@@ -101,27 +116,38 @@ def _split_q8_0_blocks(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :2], blocks[..., :0], blocks[..., 2:])
 
 
+def _take_q2_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+    return blocks[..., :16]
+
+
 def _split_q2_k_blocks(blocks: torch.Tensor) -> BlockParts:
-    of_parts, bits, scales = blocks[..., :16], blocks[..., 16:80], blocks[..., 80:]
+    bits, scales = blocks[..., 16:80], blocks[..., 80:]
     return BlockParts(
-        scales, of_parts, _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
+        scales,
+        _take_q2_k_parts(blocks),
+        _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3),
     )
 
 
+def _take_q3_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+    lower = _unpack_nibbles(blocks[..., 96:104])
+    upper = _extract_bits(blocks[..., 104:108], (0, 2, 4, 6), 3).flatten(-2)
+    return (lower | upper << 4) - 32
+
+
 def _split_q3_k_blocks(blocks: torch.Tensor) -> BlockParts:
-    high, bits, packed, scale = (blocks[..., :32], blocks[..., 32:96], blocks[..., 96:108], blocks[..., 108:])
-    lower = _unpack_nibbles(packed[..., :8])
-    upper = _extract_bits(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
+    high, bits, scale = blocks[..., :32], blocks[..., 32:96], blocks[..., 108:]
     low = _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
     third = _extract_bits(high, tuple(range(8)), 1).flatten(-2)
-    return BlockParts(scale, (lower | upper << 4) - 32, low | third << 2)
+    return BlockParts(scale, _take_q3_k_parts(blocks), low | third << 2)
 
 
-def _unpack_scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
+def _take_scales_and_minima(blocks: torch.Tensor) -> torch.Tensor:
     """Unpack the eight 6-bit scales and minima of a block from 12 bytes.
 
     Returns [..., 16], in which scales and minima alternate.
     """
+    packed = blocks[..., 4:16]
     first, second, upper = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scales = torch.cat((first & 63, upper & 15 | first >> 6 << 4), dim=-1)
     minima = torch.cat((second & 63, upper >> 4 | second >> 6 << 4), dim=-1)
@@ -130,26 +156,34 @@ def _unpack_scales_and_minima(packed: torch.Tensor) -> torch.Tensor:
 
 def _split_q4_k_blocks(blocks: torch.Tensor) -> BlockParts:
     bits = _unpack_nibbles(split_last_dim(blocks[..., 16:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits)
+    return BlockParts(blocks[..., :4], _take_scales_and_minima(blocks), bits)
 
 
 def _split_q5_k_blocks(blocks: torch.Tensor) -> BlockParts:
     fifth = _extract_bits(blocks[..., 16:48], tuple(range(8)), 1).flatten(-2)
     bits = _unpack_nibbles(split_last_dim(blocks[..., 48:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks[..., 4:16]), bits | fifth << 4)
+    return BlockParts(blocks[..., :4], _take_scales_and_minima(blocks), bits | fifth << 4)
+
+
+def _take_q6_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+    return blocks[..., 192:208]
 
 
 def _split_q6_k_blocks(blocks: torch.Tensor) -> BlockParts:
     low = _extract_bits(split_last_dim(blocks[..., :128], 2, 64), (0, 4), 15).flatten(-3)
     high = _extract_bits(split_last_dim(blocks[..., 128:192], 2, 32), (0, 2, 4, 6), 3).flatten(-3)
-    return BlockParts(blocks[..., 208:], blocks[..., 192:208], low | high << 4)
+    return BlockParts(blocks[..., 208:], _take_q6_k_parts(blocks), low | high << 4)
+
+
+def _take_iq4_xs_parts(blocks: torch.Tensor) -> torch.Tensor:
+    upper = _extract_bits(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
+    lower = _extract_bits(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
+    return (lower | upper << 4) - 32
 
 
 def _split_iq4_xs_blocks(blocks: torch.Tensor) -> BlockParts:
-    upper = _extract_bits(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
-    lower = _extract_bits(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
     bits = _unpack_nibbles(split_last_dim(blocks[..., 8:], 8, 16)).flatten(-2)
-    return BlockParts(blocks[..., :2], (lower | upper << 4) - 32, bits)
+    return BlockParts(blocks[..., :2], _take_iq4_xs_parts(blocks), bits)
 
 
 def _split_mxfp4_blocks(blocks: torch.Tensor) -> BlockParts:
@@ -169,18 +203,42 @@ def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
 
 HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
-    "Q4_0": BlockType(2, 32, 18, 4, 0, 32, 8, _build_block32_split_function(False, False)),
-    "Q4_1": BlockType(3, 32, 20, 4, 0, 32, 0, _build_block32_split_function(True, False), scales=2),
+    "Q4_0": BlockType(
+        2, 32, 18, 4, 0, 32, 8, _build_block32_split_function(False, False), planes=(BitPlane(2, 16),)
+    ),
+    "Q4_1": BlockType(
+        *(3, 32, 20, 4, 0, 32, 0, _build_block32_split_function(True, False)),
+        scales=2,
+        planes=(BitPlane(4, 16),),
+    ),
     "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_split_function(False, True)),
     "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_split_function(True, True), scales=2),
-    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks),
-    "Q2_K": BlockType(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, scales_at=80, scales=2),
-    "Q3_K": BlockType(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108),
-    "Q4_K": BlockType(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, scales=2),
-    "Q5_K": BlockType(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, scales=2),
-    "Q6_K": BlockType(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208),
-    "IQ4_NL": BlockType(20, 32, 18, 4, 0, 32, 0, _build_block32_split_function(False, False)),
-    "IQ4_XS": BlockType(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True),
+    "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks, planes=(BitPlane(2, 32),)),
+    "Q2_K": BlockType(
+        *(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, False, 80, 2, (BitPlane(16, 32),), _take_q2_k_parts)
+    ),
+    "Q3_K": BlockType(
+        *(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108, 1),
+        *((BitPlane(32, 32), BitPlane(0, 32)), _take_q3_k_parts),
+    ),
+    "Q4_K": BlockType(
+        *(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, False, 0, 2, (BitPlane(16, 32),)),
+        _take_scales_and_minima,
+    ),
+    "Q5_K": BlockType(
+        *(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, False, 0, 2),
+        *((BitPlane(48, 32), BitPlane(16, 32)), _take_scales_and_minima),
+    ),
+    "Q6_K": BlockType(
+        *(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208, 1),
+        *((BitPlane(0, 64), BitPlane(128, 32)), _take_q6_k_parts),
+    ),
+    "IQ4_NL": BlockType(
+        20, 32, 18, 4, 0, 32, 0, _build_block32_split_function(False, False), planes=(BitPlane(2, 16),)
+    ),
+    "IQ4_XS": BlockType(
+        *(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True, 0, 1, (BitPlane(8, 16),)), _take_iq4_xs_parts
+    ),
     "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4_blocks),
 }
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)

@@ -120,8 +120,31 @@ def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
         "three products of half a second"
     )
     assert measure_memory_read_gb_per_s(torch.device("cpu")) == pytest.approx(
-        machine_rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9
+        machine_rates.choose_cpu_read_mib() * MIB / 0.5 / 1e9
     )
+
+
+@pytest.mark.parametrize(
+    ("caches", "mib"),
+    [
+        ({}, 256),
+        ({"0-1": "32768K"}, 128),  # the cores share a cache
+        ({"0": "32768K", "1": "32768K"}, 256),
+        ({"0": "4096K"}, 64),
+        ({"0": "393216K"}, 256),
+        ({"0": "unknown"}, 256),
+    ],
+)
+def test_a_bandwidth_reads_four_times_the_last_caches(
+    tmp_path: Path, caches: dict[str, str], mib: int
+) -> None:
+    for cores, size in caches.items():
+        for core in cores.split("-"):
+            place = tmp_path / f"cpu{core}/cache/index3"
+            place.mkdir(parents=True)
+            (place / "size").write_text(f"{size}\n")
+            (place / "shared_cpu_list").write_text(f"{cores}\n")
+    assert machine_rates.choose_cpu_read_mib(tmp_path) == mib
 
 
 def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:

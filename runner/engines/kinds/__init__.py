@@ -146,6 +146,10 @@ class ModelKind(ABC):
     def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
         """Import all libraries that a job needs, so that later measurements exclude the imports."""
 
+    def loads_quickly(self, resolved: ResolvedJob) -> bool:
+        """Whether loading takes so few seconds that nobody minds an error that comes afterwards."""
+        return False
+
 
 @runtime_checkable
 class RunsUnderTorchrun(Protocol):

@@ -10,9 +10,10 @@ from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.config.task import PromptReuse
-from runner.core.deferred_imports import defer_imports, pause_garbage_collection
+from runner.core.deferred_imports import defer_imports
 from runner.engines.kinds import KindWithTokenizer, ResourceNeed
 from runner_base import machine, report_step, signals
+from runner_base.garbage_collection import pause_garbage_collection
 from runner_engine import (
     CHOICES,
     BaseModelCache,
@@ -31,6 +32,7 @@ from runner_engine import (
     predict_max_prompt_cache_mib,
 )
 from runner_engine.checkpoints import chat_templates
+from runner_engine.checkpoints.model_files import list_gguf_files, list_model_files
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
@@ -39,10 +41,13 @@ from runner_engine.render.notes import render_engine_note
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
-# what only loads of other files use: 75 MiB of the process of a .gguf file
+# what only loads of other files use: 80 MiB of the process of a .gguf file
 UNUSED_BY_GGUF = (
+    "PIL",
+    "accelerate",
     "sympy",
     "torch._dynamo",
+    "torch.distributed._functional_collectives",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     "torch.fx.experimental.symbolic_shapes",
@@ -50,6 +55,7 @@ UNUSED_BY_GGUF = (
 SMALL_WEIGHT_MIB = (
     100.0  # below this a model gains nothing from a second thread (see runner_engine/models/base_loading.py)
 )
+QUICK_LOAD_MIB = 1024.0
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
@@ -161,6 +167,12 @@ class LocalKind(KindWithTokenizer):
                 importlib.import_module(library)
                 signals.raise_if_signal_waits()
             importlib.import_module("runner_engine.local.engine")
+
+    def loads_quickly(self, resolved: ResolvedJob) -> bool:
+        files = resolved.model.files
+        stored = list_gguf_files(files.path) if files.path.is_file() else list_model_files(files.path)
+        mib = sum(file.stat().st_size for file in stored.values()) / machine.MIB
+        return files.device == "cpu" and not files.model.random_weights and mib < QUICK_LOAD_MIB
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (

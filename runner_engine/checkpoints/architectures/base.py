@@ -9,15 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runner_base import DataError
+from runner_base.lazy_imports import LazyModule
 from runner_engine.checkpoints.weight_files import TensorLocation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    NumericArray = np.ndarray[Any, Any]
+else:
+    NumericArray = Any
+    np = LazyModule("numpy")  # starts threads, after which MLflow's process cannot be forked
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader
 
-NumericArray = np.ndarray[Any, Any]
 # the config, how many there are → which one of the file each one of the model is
 RowOrderFunction = Callable[[Any, int], NumericArray]
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from runner_base.lazy_imports import LazyModule
 from runner_engine.checkpoints.architectures.base import (
     ATTENTION,
     EXPERTS,
@@ -26,6 +25,11 @@ from runner_engine.checkpoints.architectures.base import (
 )
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERT
 from runner_engine.checkpoints.architectures.rope import read_rope_parameters
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")  # starts threads, after which MLflow's process cannot be forked
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import GgufHeader

@@ -8,11 +8,11 @@ short and long prompts.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runner_base import DataError, truncated_repr
+from runner_base.lazy_imports import LazyModule
 from runner_engine.checkpoints.architectures.base import (
     NumericArray,
     read_architecture_setting,
@@ -21,7 +21,11 @@ from runner_engine.checkpoints.architectures.base import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from runner_engine.checkpoints.gguf_header import GgufHeader
+else:
+    np = LazyModule("numpy")  # starts threads, after which MLflow's process cannot be forked
 
 FACTORS, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 BY_TENSORS = ("none", "longrope")  # kinds of scalings of which keys say nothing more
@@ -204,7 +208,7 @@ def _read_pretraining_length(header: GgufHeader) -> int:
 
 def _read_positive_number(header: GgufHeader, setting_name: str, default: float) -> float:
     value = read_architecture_setting(header, setting_name, default)
-    if type(value) not in (int, float) or not 0 < value < np.inf:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
         name = f"{header.architecture}.{setting_name}"
         raise DataError(
             f"damaged header: {name} is {truncated_repr(value)}. Expected a number above 0",

@@ -17,6 +17,7 @@ from runner_base import DataError
 from runner_engine.checkpoints.architectures.base import RowOrderFunction, TensorChange
 from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.gguf_names import WeightMapping, map_gguf_tensors
+from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models.gguf_blocks import (
     GgufEmbedding,
     GgufLinear,
@@ -81,6 +82,7 @@ def load_gguf_model(
     head = model.get_output_embeddings()
     if config.model_type in CASTING and isinstance(head, GgufLinear):
         model.set_output_embeddings(LinearWithDtype(head, dtype))
+    MappedFiles().release_files({tensor.file for tensor in header.tensors})  # all of which has been checked
     if not keeps_blocks and (path.parent / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}

@@ -79,3 +79,32 @@ def test_where_pages_cannot_be_seen_they_are_written_out(
     pages[0] = 7
     MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)
+
+
+def test_pages_of_libraries_are_given_back_and_the_libraries_still_work() -> None:
+    import ctypes
+
+    import torch
+
+    library = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
+    first, last = max(
+        ((first, last) for first, last, path in MappedFiles().ranges if path == str(library.resolve())),
+        key=lambda one: one[1] - one[0],
+    )
+    for address in range(first, min(last, first + (32 << 20)), mmap.PAGESIZE):  # read, as the loader does
+        ctypes.string_at(address, 1)
+    before = mapped_files.measure_resident_file_mib([library])
+    assert before > 30
+    mapped_files.release_library_pages()
+    assert mapped_files.measure_resident_file_mib([library]) < before - 25
+    assert torch.equal(torch.ones(40, 40) @ torch.ones(40, 40), torch.full((40, 40), 40.0))
+
+
+def test_pages_of_libraries_stay_where_nobody_knows_whether_they_were_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    advised: list[int] = []
+    monkeypatch.setattr(mapped_files, "_has_modified_pages", lambda *_: None)
+    monkeypatch.setattr(mapped_files, "_advise", lambda *arguments: advised.append(arguments[2]))
+    mapped_files.release_library_pages()
+    assert not advised

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import processors
@@ -136,6 +137,22 @@ def test_a_clone_elsewhere_uses_the_same_library(
     (clone / "numbers.h").write_text("/* another source */")
     build_kernels_if_missing()
     assert builds(fake) == 2
+
+
+def test_two_environments_of_a_user_share_the_library(fake: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from runner_engine.kernels.building import build_kernels_if_missing as build; "
+        "print(sys.prefix, build() > 0)"
+    )
+    found = []
+    for name in ("first", "second"):
+        venv.create(tmp_path / name, symlinks=True)
+        environment = os.environ | {"PYTHONPATH": str(building.FOLDER.parents[1])}
+        command = [str(tmp_path / name / "bin/python"), "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+        found.append(done.stdout.split())
+    assert found == [[str(tmp_path / "first"), "True"], [str(tmp_path / "second"), "False"]]
+    assert builds(fake) == 1
 
 
 def test_processes_that_start_together_build_once(fake: Path) -> None:

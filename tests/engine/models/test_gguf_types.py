@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -46,3 +47,14 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
             torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS
         )
         assert gguf_file.compute_packing_overhead_nbytes(one) == panels.nbytes - one.nbytes
+
+
+@pytest.mark.parametrize("name", [name for name, kind in TYPES.items() if kind.planes])
+@pytest.mark.parametrize("width", [16, 32])
+def test_bits_are_packed_in_words_as_code_by_code(name: str, width: int) -> None:
+    kind, blocks = TYPES[name], random_blocks(name, 75, 768)  # a panel that is not full
+    code_by_code = pack_gguf_blocks(blocks, replace(kind, planes=()), 768, width)
+    assert torch.equal(pack_gguf_blocks(blocks, kind, 768, width), code_by_code)
+    at = kind.planes[0].at
+    blocks[70, at] ^= 1
+    assert not torch.equal(pack_gguf_blocks(blocks, kind, 768, width), code_by_code)

@@ -3,6 +3,7 @@ counts one as memory. What cannot work is refused before."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,46 @@ def test_the_models_own_class_is_imported_before_the_load(is_gguf: bool, tmp_pat
     assert is_imported == "True"
     assert int(imported_later) < 60, "small modules of our own and of the standard library"
     assert has_compiler == str(not is_gguf), "only transformers' own loader needs torch's compiler"
+
+
+BEFORE_IMPORTS = """
+import sys
+import runner.run
+from runner.config.resolved import resolve_job
+from runner.engines.kinds.local import KIND
+from runner.library.load import build_load_config
+groups = dict.fromkeys(("lora", "rope", "generation"))
+resolved = resolve_job(build_load_config(sys.argv[1], groups | {"quantization": "gguf"}, {"device": "cpu"}, 0))
+KIND.check_job(resolved)
+KIND.predict_resources(resolved)
+print(len(resolved.model.files.settings) > 3, "numpy" in sys.modules, len(list(__import__("os").scandir("/proc/self/task"))))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_is_read_without_threads_so_that_the_process_of_mlflow_can_be_forked(tmp_path: Path) -> None:
+    name = str(embedded_gguf.write(tmp_path / "model.gguf", "Q8_0"))
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_IMPORTS, name], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False", "1"], "numpy's library starts a thread for each core"
+
+
+def test_only_a_small_model_on_a_cpu_loads_quickly(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    folder = saved_family("llama", num_hidden_layers=2)
+
+    def loads_quickly(**keys: object) -> bool:
+        model = LocalModelConfig(str(folder), **{"device": "cpu", **keys})  # type: ignore[arg-type]
+        return KIND.loads_quickly(resolve_job(make_config(model=model)))
+
+    assert loads_quickly()
+    drawn = LocalModelConfig("smollm2_135m", shape="smollm2_135m", random_weights=True, device="cpu")
+    assert not KIND.loads_quickly(resolve_job(make_config(model=drawn)))
+    weights = next(folder.glob("*.safetensors"))
+    os.truncate(weights, 2 << 30)  # no blocks on the disk
+    assert not loads_quickly()
 
 
 def test_the_kind_says_what_a_setting_is_made_for(

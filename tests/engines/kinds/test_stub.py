@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_engines import open_engine
@@ -85,10 +86,37 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
     monkeypatch.setattr(
         type(get_model_kind(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
     )
-    engine = engines.create_lazy_engine(resolve_job(config), on_libraries_imported=store_is_gone)
+    engine = engines.create_lazy_engine(resolve_job(config), check_others=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with raises(TrackingError, "unreachable"):
             use()
+
+
+def test_what_is_wrong_elsewhere_is_said_after_a_short_load(
+    make_config: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that MLflow opens beside the load, too."""
+    steps: list[str] = []
+
+    def store_is_gone() -> None:
+        steps.append("checked")
+        raise TrackingError("the store is gone", code="unreachable")
+
+    config = make_config(model=StubConfig())
+    kind = type(get_model_kind(config.model))
+    own = kind.open_engine
+
+    def open_engine(*arguments: Any) -> Any:
+        steps.append("built")
+        return own(*arguments)
+
+    monkeypatch.setattr(kind, "open_engine", open_engine)
+    monkeypatch.setattr(kind, "loads_quickly", lambda *_: True)
+    engine = engines.create_lazy_engine(resolve_job(config), check_others=store_is_gone)
+    for use in (engine.load, engine.open, engine.load):
+        with raises(TrackingError, "unreachable"):
+            use()
+    assert steps == ["built", *["checked"] * 3]
 
 
 def test_a_stub_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
