@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
+from runner.config.profiles import list_missing_gpu_warnings
 from runner.config.root import RunnerConfig
 from runner.config.task import limit_batch_size
 from runner_base import ConfigError, check_value

@@ -6,7 +6,7 @@ import importlib
 import math
 from pathlib import Path
 
-from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
+from runner.config.profiles import list_missing_gpu_warnings
 from runner.config.resolved import ResolvedJob, base_model_key, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.config.task import PromptReuse

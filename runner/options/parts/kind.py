@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config.profiles import list_missing_gpu_warnings as list_missing_gpu_warnings
+from runner.config.profiles import list_missing_gpu_warnings
 from runner.config.resolved import ResolvedJob, build_model_spec
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import Encoded, ModelKind, ResourceNeed
