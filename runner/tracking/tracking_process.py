@@ -2,7 +2,8 @@
 
 Importing and opening MLflow takes as long as loading the model. The fork happens before torch is
 imported, and works in parallel with the imports. It receives the record at the job's end, and dies
-with this process. Its errors are raised here: those of the start before the model is loaded.
+with this process. Its errors are raised here: those of the start before a long load of the model, or
+after a short one.
 """
 
 from __future__ import annotations
