@@ -20,8 +20,8 @@ class Left:
         write(1, b"taken apart")
 
 def work():
-    global folder
-    sys.left, folder = Left(), tempfile.TemporaryDirectory()
+    global left, folder
+    left, folder = Left(), tempfile.TemporaryDirectory()
     print(folder.name)
     atexit.register(print, "at exit")
     threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
