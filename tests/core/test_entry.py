@@ -20,8 +20,9 @@ class Left:
         write(1, b"taken apart")
 
 def work():
-    global left, folder
-    left, folder = Left(), tempfile.TemporaryDirectory()
+    global folder
+    setattr(sys, "left", Left())
+    folder = tempfile.TemporaryDirectory()
     print(folder.name)
     atexit.register(print, "at exit")
     threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
