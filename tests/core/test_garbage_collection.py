@@ -16,8 +16,12 @@ class Node:
 
 
 def test_objects_of_the_block_count_as_old_and_garbage_among_them_is_collected_later() -> None:
-    frozen = gc.get_freeze_count()
-    gc.unfreeze()  # as the test session begins with what its own start has frozen
+    frozen, was_enabled = (
+        gc.get_freeze_count(),
+        gc.isenabled(),
+    )  # other tests in this process may have changed both
+    gc.unfreeze()
+    gc.enable()
     try:
         with pause_garbage_collection():
             assert not gc.isenabled()
@@ -32,6 +36,8 @@ def test_objects_of_the_block_count_as_old_and_garbage_among_them_is_collected_l
     finally:
         if frozen:
             gc.freeze()
+        if not was_enabled:
+            gc.disable()
 
 
 def test_who_has_switched_collection_off_or_frozen_objects_keeps_it_so() -> None:

@@ -31,8 +31,7 @@ from runner_engine import (
     predict_footprint,
     predict_max_prompt_cache_mib,
 )
-from runner_engine.checkpoints import chat_templates
-from runner_engine.checkpoints.model_files import list_gguf_files, list_model_files
+from runner_engine.checkpoints import chat_templates, count_weight_file_nbytes
 from runner_engine.models.compiler_import import import_torch_compiler
 from runner_engine.models.import_structure_cache import use_cached_transformers_import_structure
 from runner_engine.plan import format_check
@@ -170,9 +169,8 @@ class LocalKind(KindWithTokenizer):
 
     def loads_quickly(self, resolved: ResolvedJob) -> bool:
         files = resolved.model.files
-        stored = list_gguf_files(files.path) if files.path.is_file() else list_model_files(files.path)
-        mib = sum(file.stat().st_size for file in stored.values()) / machine.MIB
-        return files.device == "cpu" and not files.model.random_weights and mib < QUICK_LOAD_MIB
+        is_stored = files.device == "cpu" and not files.model.random_weights
+        return is_stored and count_weight_file_nbytes(files.path) / machine.MIB < QUICK_LOAD_MIB
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         return (
