@@ -30,7 +30,7 @@ def resolve_early_stop_key(key: str, *, _parent_: Any, _root_: Any) -> Any:
 
 
 def _has_value(task: Any, name: str, value: Any) -> bool:
-    """Compare a key of the task. `${data_set:cluster}` has every value: it depends on early stopping itself."""
+    """Whether a key has this value. A key that its data set sets fits early stopping, so it always counts as equal."""
     return bool(task._get_node(name)._is_interpolation() or task[name] == value)
 
 
