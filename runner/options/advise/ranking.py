@@ -3,10 +3,10 @@
 A candidate is more accurate only if a test shows it, adjusted for the number of pairs.
 Otherwise these criteria decide in order:
 
-1. dominance: at least as good in every shared measurement, and better in some
-2. the model that the user has named
-3. KL to the same reference, if recorded intervals do not overlap or one is the reference
-4. published tests of the quantization, unless accuracies of both or a KL of one are recorded
+1. KL divergence from the same reference, if the recorded intervals do not overlap or one is the reference
+2. published tests of the number format, unless accuracies of both or a KL of one are recorded
+3. dominance: at least as good in every shared measurement, and better in some
+4. the model that the user has named
 5. time, if the difference exceeds the errors
 6. memory, if it is limited or short
 
