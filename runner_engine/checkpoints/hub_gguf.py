@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner_base import ConfigError
+from runner_engine.checkpoints.model_files import GGUF_PART
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+):([\w.-]+)", re.ASCII)
-PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 BESIDE = ("mmproj", "imatrix")  # what lies beside the model in such a repository
 
 
@@ -38,7 +38,7 @@ class HubGgufName:
             for file in sorted(folder.rglob("*.gguf"))
             if exact.search(file.relative_to(folder).as_posix())
             and not any(sign in file.name for sign in BESIDE)
-            and ((part := PART.search(file.name)) is None or part[1] == "00001")
+            and ((part := GGUF_PART.fullmatch(file.name)) is None or part["number"] == "00001")
         ]
         if len(found) != 1:
             names = ", ".join(file.relative_to(folder).as_posix() for file in found)

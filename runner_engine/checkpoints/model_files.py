@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -27,6 +28,7 @@ BESIDE_GGUF = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "generation_config.json", f"{TEMPLATES}/*.jinja"),
 )
+GGUF_PART = re.compile(r"(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # beside the parts of a split, which are not a model
 SPLIT_MANIFEST, SPLIT_FORMAT = ("manifest.json", "runner-split")
 # their auto_map names code that transformers loads
@@ -62,6 +64,18 @@ def list_gguf_files(file: Path) -> dict[str, Path]:
     return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 
 
+def list_gguf_parts(file: Path) -> list[Path]:
+    """List all parts of a split .gguf file that exist, or the file itself if it is not split."""
+    part = GGUF_PART.fullmatch(file.name)
+    if part is None:
+        return [file]
+    siblings = (
+        file.with_name(f"{part['start']}-{number:05}-of-{part['count']}.gguf")
+        for number in range(1, int(part["count"]) + 1)
+    )
+    return [path for path in siblings if path.is_file()]
+
+
 def iter_code_references(folder: Path) -> Iterator[str]:
     """Yield the custom classes in a model's configs: FILE.CLASS, or OWNER/NAME--FILE.CLASS in
     another repository.
@@ -93,7 +107,10 @@ def hash_model_files(path: Path, cache_file: Path) -> str:
     """Return a hash of all files in a model folder, or of a .gguf file, on which the model's
     answers depend.
     """
-    return _hash_named_files(list_model_files(path) if path.is_dir() else list_gguf_files(path), cache_file)
+    if path.is_dir():
+        return _hash_named_files(list_model_files(path), cache_file)
+    other_parts = {part.name: part for part in list_gguf_parts(path) if part.name != path.name}
+    return _hash_named_files(list_gguf_files(path) | other_parts, cache_file)
 
 
 def _hash_named_files(files: dict[str, Path], cache_file: Path) -> str:

@@ -22,7 +22,7 @@ from runner_engine.checkpoints.experts import list_tensors_with_split_experts
 from runner_engine.checkpoints.file_io import hash_file_sha256
 from runner_engine.checkpoints.gguf_names import build_transformers_config_dict, splits_single_digits
 from runner_engine.checkpoints.locating import download_hub_model, locate_adapter, locate_model
-from runner_engine.checkpoints.model_files import hash_model_files, list_code_repositories
+from runner_engine.checkpoints.model_files import hash_model_files, list_code_repositories, list_gguf_parts
 from runner_engine.checkpoints.pass_memory import compute_kv_bytes_per_token, read_layer_dimensions
 from runner_engine.checkpoints.positions import (
     PositionLimits,
@@ -394,7 +394,7 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
 
 
 def count_weight_file_nbytes(path: Path) -> int:
-    files = weight_files.find_weight_files_to_load(path)[1] if path.is_dir() else [path]
+    files = weight_files.find_weight_files_to_load(path)[1] if path.is_dir() else list_gguf_parts(path)
     return sum(file.stat().st_size for file in files)
 
 

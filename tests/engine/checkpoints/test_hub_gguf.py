@@ -12,7 +12,9 @@ from hub_standin import Hub
 from raising import raises
 
 from runner_base import ConfigError
+from runner_engine.checkpoints import count_weight_file_nbytes
 from runner_engine.checkpoints.hub_gguf import HubGgufName, parse_hub_gguf_name
+from runner_engine.checkpoints.model_files import hash_model_files
 
 FILES = {
     "tiny-Q4_K_M.gguf": b"GGUF four",
@@ -75,3 +77,15 @@ def test_only_that_file_is_fetched(tmp_path: Path) -> None:
         assert done.stdout == "GGUF four\n", done.stderr
         fetched = {seen.path.rpartition("/")[2] for seen in hub.seen if "/resolve/" in seen.path}
     assert fetched == {"tiny-Q4_K_M.gguf"}
+
+
+def test_all_parts_of_a_split_file_count_for_its_size_and_its_hash(tmp_path: Path) -> None:
+    parts = [tmp_path / f"tiny-BF16-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(FILES[part.name])
+    (tmp_path / "tiny-Q4_K_M.gguf").write_bytes(FILES["tiny-Q4_K_M.gguf"])
+    assert count_weight_file_nbytes(parts[0]) == sum(len(FILES[part.name]) for part in parts)
+    assert count_weight_file_nbytes(tmp_path / "tiny-Q4_K_M.gguf") == len(FILES["tiny-Q4_K_M.gguf"])
+    before = hash_model_files(parts[0], tmp_path / "hashes.json")
+    parts[1].write_bytes(b"GGUF seconD")
+    assert hash_model_files(parts[0], tmp_path / "hashes.json") != before
