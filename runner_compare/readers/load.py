@@ -29,7 +29,7 @@ from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.lm_eval import files as lm_eval_files
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY
 from runner_compare.readers.tool_run import METRIC, ToolFile, ToolRun
-from runner_compare.readers.tools import SUFFIXES, ToolReader, format_supported_tools, load_readers
+from runner_compare.readers.tools import ENDINGS, ToolReader, format_supported_tools, load_readers
 from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
 
 OPTION = "--results"
@@ -181,9 +181,7 @@ def find_result_files(path_argument: str) -> tuple[list[tuple[Path, ToolReader]]
     path = Path(path_argument).expanduser()
     if path.is_dir():
         candidates = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix in SUFFIXES or file.name.endswith(PACKED_JOB_SUFFIX)
+            file for file in path.rglob("*") if file.name.endswith((*ENDINGS, PACKED_JOB_SUFFIX))
         )
     elif path.exists() and not path.is_file():
         raise ConfigError(

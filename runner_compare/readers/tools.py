@@ -27,7 +27,8 @@ TOOLS = {
     "guidellm_report": "GuideLLM",
     "aiperf_profile": "AIPerf",
 }
-SUFFIXES = (".json", ".eval")  # of the files that are looked at
+# endings of the names of the files that are looked at. Not ".jsonl": a job's samples.jsonl lies beside its results
+ENDINGS = (".json", ".eval")
 
 
 class ToolReader(Protocol):

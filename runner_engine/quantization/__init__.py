@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -52,10 +53,15 @@ def detect_stored_format(config: dict[str, Any]) -> StoredFormat | None:
     """
     if not (stored := read_stored_quantization_config(config)):
         return None
-    for choices in ([*CHOICES.values()], [*_iter_formats_without_choice()], CHOICES.iter_plug_in_choices()):
+    for choices, is_selectable in (
+        (CHOICES.values(), True),
+        (_iter_formats_without_choice(), False),
+        (CHOICES.iter_plug_in_choices(), True),
+    ):
         formats = [found for choice in choices if (found := choice.parse_stored_format(stored)) is not None]
         if formats:  # of several choices of one library, the one that makes just this
-            return next((found for found in formats if found.matched), formats[0])
+            found = next((found for found in formats if found.matched), formats[0])
+            return found if is_selectable else replace(found, matched=False)
     method = str(stored.get("quant_method") or "")
     return StoredFormat(
         method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False

@@ -56,13 +56,7 @@ class ModelOptConfig(GroupedConfig):
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
         unused = None if refusal else _note_unsupported_kv_quantization(stored_config)
         return StoredFormat(
-            METHOD,
-            cls(),
-            _find_most_common_bits(stored_config),
-            name,
-            matched=False,
-            refusal=refusal,
-            note=unused,
+            METHOD, cls(), _find_most_common_bits(stored_config), name, refusal=refusal, note=unused
         )
 
     @classmethod
