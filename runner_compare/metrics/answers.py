@@ -122,6 +122,8 @@ METRICS: tuple[Metric, ...] = (
         unit="points",
     ),
     define_metric("early_stop_p", "always-valid p", ".2g", pooling=PoolingRule.dropped),
+    # -1 worse, 0 undecided, 1 better
+    define_metric("early_stop_decision", form="+.0f", pooling=PoolingRule.dropped),
     define_metric("early_stop_comparisons", form=".0f", pooling=PoolingRule.dropped),
     define_metric("early_stop_level", form=".2g", pooling=PoolingRule.dropped),
     define_metric("early_stop_final_test_part", form=".2g", pooling=PoolingRule.dropped),

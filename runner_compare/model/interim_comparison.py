@@ -70,10 +70,16 @@ class InterimComparison:
         return decide_sequential_verdict(self.decision, self.margin_decision)
 
     @property
+    def is_worse(self) -> bool:
+        """Whether a test shows that the run is worse, by any amount or by more than the margin."""
+        return self.decision is Side.worse or self.verdict is MarginVerdict.worse_by_more
+
+    @property
     def to_metrics(self) -> dict[str, float]:
         """Return the current counts, p-value and interval as metrics.
 
-        The difference is the run's accuracy minus the baseline's accuracy.
+        The difference is the run's accuracy minus the baseline's accuracy. The decision is -1 (worse), 0
+        (undecided) or 1 (better).
         """
         pairs, counts = self.pairs, self.pairs.sequential
         low, high = pairs.interval
@@ -81,6 +87,7 @@ class InterimComparison:
             "wins": counts.wins,
             "losses": counts.losses,
             "p": pairs.p,
+            "decision": -1 if self.is_worse else int(self.decision is Side.better),
             "comparisons": self.comparisons,
             "level": pairs.level,
             "confidence_percent": confidence_percent(self.comparisons),

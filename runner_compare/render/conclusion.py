@@ -16,7 +16,7 @@ from runner_compare.render.labels import (
     get_cluster_noun,
     is_self_explanatory,
 )
-from runner_compare.render.margins import format_margin
+from runner_compare.render.margins import UNDECIDED, format_finding, format_margin
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
@@ -163,10 +163,10 @@ def format_verdict_phrase(decision: Decision) -> str:
     """Format a comparison's verdict for a sentence, e.g. `no loss above 2 points`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
-        return "undecided" if finding is Finding.open else str(finding)
+        return format_finding(finding)
     margin = format_margin(decision)
     if verdict is MarginVerdict.undecided:
-        return "undecided" if finding is Finding.open else f"{finding} (perhaps by more than {margin})"
+        return UNDECIDED if finding is Finding.open else f"{finding} (perhaps by more than {margin})"
     return {
         MarginVerdict.as_good: f"{NO_LOSS} {margin}",
         MarginVerdict.worse_but_within: f"worse by less than {margin}",
@@ -212,7 +212,9 @@ def _format_run_count(count: int) -> str:
 def _format_undecided_sentence(items: Sequence[Item], num_candidates: int) -> str:
     are = "is" if len(items) == 1 else "are"
     help_ = format_advice_for_undecided(items)
-    return f"{_format_candidate_names(items, num_candidates)} {are} undecided{f': {help_}' if help_ else ''}."
+    return (
+        f"{_format_candidate_names(items, num_candidates)} {are} {UNDECIDED}{f': {help_}' if help_ else ''}."
+    )
 
 
 def format_advice_for_undecided(items: Sequence[Item]) -> str:

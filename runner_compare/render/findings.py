@@ -22,7 +22,7 @@ from runner_compare.render.labels import (
     format_row_versus_baseline,
     get_row_and_baseline_names,
 )
-from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.margins import UNDECIDED, format_finding, format_margin, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import (
     METHODS,
@@ -137,7 +137,7 @@ def _format_power_and_margin(effects: Sequence[Decision], largest: Decision, uni
     if largest.finding is not Finding.open or largest.is_changed_by_cut_off:
         return [margin]
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
-        return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
+        return [f"{margin or UNDECIDED} after {largest.n:,} questions", more]
     if largest.unplanned:
         is_open = all(effect.is_undecided for effect in effects)
         why = (
@@ -235,7 +235,7 @@ def _format_group_margin(decisions: Sequence[Decision]) -> str:
 def format_finding_label(decision: Decision) -> str:
     """Format a row's finding for a sentence, e.g. `no loss above 2 points`."""
     if decision.verdict is None or decision.verdict is MarginVerdict.better:
-        return "undecided" if decision.finding is Finding.open else str(decision.finding)
+        return format_finding(decision.finding)
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
         return f"{decision.finding}, perhaps by more than {format_margin(decision)}"
     return format_verdict(decision.verdict, format_margin(decision)).replace(", but by", " by")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
-from runner_compare.statistics import Decision
+from runner_compare.statistics import Decision, Finding
 from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.sequential import comparison_level
 from runner_compare.statistics.stats import ALPHA
 
+UNDECIDED = "undecided"  # the printed word; records and JSON have codes of their own
 # a verdict without the margin, for a column whose head has it, and with the margin
 VERDICTS = {
     MarginVerdict.better: ("better", "better"),
     MarginVerdict.as_good: ("no larger loss", "no loss above {margin}"),
     MarginVerdict.worse_but_within: ("worse, but by less", "worse, but by less than {margin}"),
     MarginVerdict.worse_by_more: ("worse by more", "worse by more than {margin}"),
-    MarginVerdict.undecided: ("undecided", "undecided within {margin}"),
+    MarginVerdict.undecided: (UNDECIDED, f"{UNDECIDED} within {{margin}}"),
 }
 
 
@@ -22,6 +23,11 @@ def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
     """Format a margin verdict, e.g. `no loss above 2 points`, or `no larger loss` without a margin."""
     alone, with_margin = VERDICTS[verdict]
     return with_margin.format(margin=margin) if margin else alone
+
+
+def format_finding(finding: Finding) -> str:
+    """Format a finding, e.g. `worse`, or `undecided` for an open one."""
+    return UNDECIDED if finding is Finding.open else str(finding)
 
 
 def format_margin_points(margin: float) -> str:

@@ -17,6 +17,7 @@ from runner_compare.model.data import AxisValue, Table, TableRow
 from runner_compare.render.effects import interval_level
 from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import escape_mathtext
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.token_costs import Estimate
@@ -125,7 +126,7 @@ def _format_forest_title(table: Table) -> str:
     kind = f"{level} " if level else ""
     return (
         f"Difference from the baseline with {kind}intervals: better (green), "
-        f"worse (red), undecided (grey){within}"
+        f"worse (red), {UNDECIDED} (grey){within}"
     )
 
 

@@ -25,6 +25,7 @@ from runner_compare.render.labels import (
     format_row_versus_baseline,
     is_self_explanatory,
 )
+from runner_compare.render.margins import format_finding
 from runner_compare.render.quantities import ACCURACIES, find_quantity
 from runner_compare.section import ColumnSlot
 from runner_compare.statistics import Decision, Finding, MarginVerdict
@@ -101,7 +102,7 @@ def format_short_verdict(decision: Decision) -> str:
     """Format a verdict as a cell: `no loss > 2`, `worse by > 2`, `undecided`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.undecided:
-        return "undecided" if finding is Finding.open else str(finding)
+        return format_finding(finding)
     size = (
         f"{100 * (decision.margin or 0):g}"
         if find_quantity(decision) is ACCURACIES

@@ -11,6 +11,7 @@ from compared import example, judge_example
 
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.output import FORMATS
 from runner_compare.render.short_table import build_label_columns
 
@@ -60,7 +61,7 @@ def test_a_narrow_terminal_shows_whole_words_and_every_verdict(
         "−8.9",
         "<0.0001",
         "worse",
-        "undecided",
+        UNDECIDED,
         "hard5",
         "dominated",
     ):
@@ -129,7 +130,7 @@ def test_by_default_a_pipe_gets_the_answer_and_one_table_of_100_columns(
     assert max(map(len, lines)) <= 100
     title = "gsm8k · 3 runs · 1,000 questions each · baseline quantization=none · margin 2 points"
     assert lines[0] == title
-    assert lines[1].startswith("nf4 is worse by more than 2 points. int8 is undecided: ")
+    assert lines[1].startswith(f"nf4 is worse by more than 2 points. int8 is {UNDECIDED}: ")
     head = next(number for number, line in enumerate(lines) if line.startswith("quantization"))
     rows = [line.split() for line in lines[head + 2 : head + 5]]
     assert lines[head - 1].split() == ["model", "decode"]

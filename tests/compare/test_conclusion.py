@@ -8,6 +8,7 @@ import pytest
 from compared import rows_of, sentences_of
 
 from runner_compare.render.conclusion import conclusion_text, format_conclusion_sentences
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics import (
     McNemarTest,
     Measurements,
@@ -36,7 +37,7 @@ def test_few_questions_decide_nothing_and_the_answer_says_how_many_would_do() ->
     text = conclusion(*(McNemarTest(1, 2, 20) for _ in range(10)))
     needed = plan_questions_to_detect(estimate_disagreement_rate(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
-    assert text.startswith("All 10 are undecided: ")
+    assert text.startswith(f"All 10 are {UNDECIDED}: ")
     about = count_in(text, "questions to detect 5 points")
     assert needed <= about <= 1.01 * needed
 
@@ -45,11 +46,11 @@ def test_each_finding_names_its_candidates() -> None:
     effects = [McNemarTest(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     worse, better, undecided = sentences(*effects)
     assert (worse, better) == ("q1 is worse.", "q0 is better.")
-    assert undecided.startswith("q2 and q3 are undecided: differences below 4.8 points ")
+    assert undecided.startswith(f"q2 and q3 are {UNDECIDED}: differences below 4.8 points ")
     assert count_in(undecided, "questions to detect 2 points") == 2_100
     assert conclusion(McNemarTest(2, 60, 500)) == "q0 is worse."
     few = conclusion(McNemarTest(0, 0, 3))
-    assert few.startswith("q0 is undecided: 3 questions are too few ")
+    assert few.startswith(f"q0 is {UNDECIDED}: 3 questions are too few ")
     assert count_in(few, "questions to detect 5 points") == 578
 
 
@@ -58,7 +59,7 @@ def test_with_a_margin_the_answer_tells_all_verdicts_apart() -> None:
     worse, others, undecided = sentences(*(McNemarTest(*it, 2000) for it in tables), accuracy=0.02)
     assert worse == "q2 is worse by less than 2 points; q3 is worse by more than 2 points."
     assert others == "q0 is better; q1 has no loss above 2 points."
-    assert undecided.startswith("q4 is undecided: ")
+    assert undecided.startswith(f"q4 is {UNDECIDED}: ")
     assert undecided.endswith(" more questions or a larger margin.")
     both = conclusion(McNemarTest(10, 60, 1000), McNemarTest(9, 61, 1000), accuracy=0.05)
     assert both == "q0 and q1 are worse (perhaps by more than 5 points)."
@@ -75,13 +76,13 @@ def test_the_questions_that_would_decide_are_those_of_the_hardest_comparison() -
 def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None:
     likelihood = SignFlipTest([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     text = conclusion(likelihood, log_likelihood=0.01)
-    assert text.startswith("q0 is undecided: ")
+    assert text.startswith(f"q0 is {UNDECIDED}: ")
     assert count_in(text, "more documents") > 0
     assert "nats/token" in conclusion(SignFlipTest([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
     base, slow = (Measurements([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
     slower, alike = StudentTTest("load_s", slow, base), StudentTTest("load_s", base, base)
-    assert sentences(slower, alike) == ["q0 (load_s) is larger.", "q1 (load_s) is undecided."]
-    assert conclusion(SequentialTest([(True, True)] * 9)) == "q0 is undecided."
+    assert sentences(slower, alike) == ["q0 (load_s) is larger.", f"q1 (load_s) is {UNDECIDED}."]
+    assert conclusion(SequentialTest([(True, True)] * 9)) == f"q0 is {UNDECIDED}."
     assert sentences("no baseline", McNemarTest(2, 60, 500)) == [
         "q1 is worse.",
         "1 run could not be compared.",
@@ -102,7 +103,7 @@ def test_a_candidate_that_was_compared_several_times_gets_one_sentence() -> None
         row.config = {"quantization.name": quantization, "task.split": split}
     rows[2].baseline = replace(rows[0], config={"quantization.name": "none", "task.split": "hard5"})
     fp4, int8, advice = format_conclusion_sentences(rows[1:])
-    assert fp4 == "fp4 is worse by more than 2 points on test and undecided on hard5."
+    assert fp4 == f"fp4 is worse by more than 2 points on test and {UNDECIDED} on hard5."
     assert int8 == "int8 has no loss above 2 points on test."
     assert advice.startswith("To decide: ")
     several = [
@@ -117,7 +118,7 @@ def test_the_answer_has_at_most_three_sentences_and_names_few_candidates() -> No
     assert len(answer) == 4
     assert answer[0] == "5 of 15 are worse."
     assert answer[1] == "5 of 15 are better."
-    assert answer[2].startswith("5 of 15 are undecided: ")
+    assert answer[2].startswith(f"5 of 15 are {UNDECIDED}: ")
     assert answer[3] == "1 run could not be compared."
 
 

@@ -22,6 +22,7 @@ from runner_compare.render.effects import (
     format_pair_counts,
 )
 from runner_compare.render.findings import format_finding_sentence
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.quantities import METHODS, REPEATS, MethodTexts, Quantity, find_quantity
 from runner_compare.statistics import (
     RATIOS,
@@ -110,7 +111,11 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     (effect,) = decide_comparisons([processes(1, 1)], {RATIOS: 0.05})
     cells = {column.head: column.cells[0] for column in build_ratio_columns(Table("any", [], [row(effect)]))}
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
-    assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
+    assert (cells["runs"], cells["ratio"], cells["margin"]) == (
+        "1/1",
+        "×2 [1.33, 3]",
+        f"{UNDECIDED} within 5 %",
+    )
     record = build_decision_records(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
     assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
@@ -166,7 +171,7 @@ def test_a_margin_of_a_ratio_has_words() -> None:
     (steady,) = decide_comparisons(
         [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
     )
-    assert describe_margin_decision(noisy).startswith("undecided within 5 %: about 103 runs of each ")
+    assert describe_margin_decision(noisy).startswith(f"{UNDECIDED} within 5 %: about 103 runs of each ")
     assert describe_margin_decision(steady) == "no loss above 5 %"
     assert (
         "above 1/1.05 of the baseline's, or that the time or memory is below 1.05 of the baseline's"
@@ -210,7 +215,7 @@ def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
     )
     text = format_finding_sentence(row(decided), [])
     assert text.endswith(" No loss above 20 points after 35 questions.")
-    assert "undecided" not in text
+    assert UNDECIDED not in text
     (few,) = decide_comparisons([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
     assert format_finding_sentence(row(few), []).endswith(" Undecided within 20 points after 5 questions.")
 

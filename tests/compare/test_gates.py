@@ -21,6 +21,7 @@ from runner_compare.features.gates.section import (
 )
 from runner_compare.model.data import Table
 from runner_compare.render.effects import format_effect
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import (
     McNemarTest,
@@ -55,10 +56,10 @@ def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None =
         (
             McNemarTest(5, 5, 100),
             False,
-            "undecided within 2 points (needs about 2,090 (1,110 to 3,470) questions in all)",
+            f"{UNDECIDED} within 2 points (needs about 2,090 (1,110 to 3,470) questions in all)",
         ),
-        (McNemarTest(10, 60, 2000), False, "worse, but it is undecided whether the loss exceeds 2 points"),
-        (SequentialTest([(True, True)] * 9), False, "undecided within 2 points"),
+        (McNemarTest(10, 60, 2000), False, f"worse, but it is {UNDECIDED} whether the loss exceeds 2 points"),
+        (SequentialTest([(True, True)] * 9), False, f"{UNDECIDED} within 2 points"),
         (
             StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.1])] * 2),
             False,
@@ -133,11 +134,11 @@ FEW = "only 200 documents, but an interval needs 3,688"
 @pytest.mark.parametrize(
     ("text", "is_met", "reason"),
     [
-        ("kl_p99<0.02nats", False, "kl_p99_nats 0.018 [0.004, 0.036], undecided, required kl_p99<0.02nats"),
+        ("kl_p99<0.02nats", False, f"kl_p99_nats 0.018 [0.004, 0.036], {UNDECIDED}, required kl_p99<0.02nats"),
         ("kl_p99<0.04nats", True, "kl_p99_nats 0.018 [0.004, 0.036]"),
         ("kl_p99>0.04nats", False, "kl_p99_nats 0.018 [0.004, 0.036], required kl_p99>0.04nats"),
         ("kl_p99>0.003nats", True, "kl_p99_nats 0.018 [0.004, 0.036]"),
-        ("kl_p99>=0.01nats", False, "kl_p99_nats 0.018 [0.004, 0.036], undecided, required kl_p99>=0.01nats"),
+        ("kl_p99>=0.01nats", False, f"kl_p99_nats 0.018 [0.004, 0.036], {UNDECIDED}, required kl_p99>=0.01nats"),
         (
             "kl_p999<0.5nats",
             False,
@@ -165,7 +166,7 @@ def test_an_accuracy_passes_by_its_interval_and_by_what_was_cut_off() -> None:
     assert met("accuracy>=0.84", score) == (True, "accuracy 0.9 [0.85, 0.938]")
     assert met("accuracy>=0.88", score) == (
         False,
-        "accuracy 0.9 [0.85, 0.938], undecided, required accuracy>=0.88",
+        f"accuracy 0.9 [0.85, 0.938], {UNDECIDED}, required accuracy>=0.88",
     )
     assert met("accuracy>0.94", score)[1] == "accuracy 0.9 [0.85, 0.938], required accuracy>0.94"
     at_worst = score | {"cut_off": 10.0}
@@ -281,7 +282,7 @@ def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
     table = Table("memory", KEYS, rows)
     check_requirements([table], parse_requirements(["margin=5%"], []))
     assert unmet_requirement_lines([table])[0].startswith(
-        "requirement failed: q0: load_s: undecided within 5 % (needs about "
+        f"requirement failed: q0: load_s: {UNDECIDED} within 5 % (needs about "
     )
 
 

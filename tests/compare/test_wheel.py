@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from runner_base.errors import OPTIONAL_PACKAGES, get_error_message_for_user
+from runner_compare.render.margins import UNDECIDED
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "wheels" / "compare"
@@ -109,7 +110,7 @@ def test_the_examples_of_its_page_do_what_they_say(tmp_path: Path, monkeypatch: 
     compared = names["compared"]
     assert compared.passed is False
     assert [one.met for one in compared.requirements] == [False, False]
-    assert "undecided within 2 points" in compared.requirements[0].reason
+    assert f"{UNDECIDED} within 2 points" in compared.requirements[0].reason
     assert len(compared.to_df()) == 4
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
+from runner_compare.render.margins import UNDECIDED
+
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none", "--margin", "2")
 
@@ -47,7 +49,7 @@ def test_nothing_solved_is_no_finding_either(store: Store, show: Any) -> None:
     code, _, err = show("broken: finding", *BASELINE, "--require", "finding!=worse")
     assert code == 1
     assert err.startswith(
-        "requirement failed: nf4: finding!=worse: undecided, neither run solves any question"
+        f"requirement failed: nf4: finding!=worse: {UNDECIDED}, neither run solves any question"
     )
 
 

@@ -23,6 +23,7 @@ from runner_base.errors import ConfigError
 from runner_compare.model.baselines import find_baseline
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.model.key_rules import select_distinguishing_keys
+from runner_compare.render.margins import UNDECIDED
 
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls
@@ -507,7 +508,7 @@ def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     output_dir = ["--output-dir", str(grid.output_dir)]
     done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)
     assert (done.returncode, done.stderr.split()) == (0, ["mlflow"])
-    assert "nf4 is worse on test and undecided on train." in done.stdout
+    assert f"nf4 is worse on test and {UNDECIDED} on train." in done.stdout
 
 
 def test_jobs_with_errors_are_left_out_by_name_unless_counted(store: Store, show: Any) -> None:

@@ -13,6 +13,7 @@ from json_schema import SCHEMA, faults
 from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, exact_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -36,12 +37,12 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     said = " ".join(out.split())
     assert code == 0
     assert "75.0 … 90.0 % [68.4, 93.8]" in said
-    assert "nf4 vs none (n=200): undecided (Δ −15.0 points" in said
-    assert "Worse if cut-off answers (30 of 200 answers here) count as wrong, but undecided if " in said
+    assert f"nf4 vs none (n=200): {UNDECIDED} (Δ −15.0 points" in said
+    assert f"Worse if cut-off answers (30 of 200 answers here) count as wrong, but {UNDECIDED} if " in said
     assert "Δ is −15.0 … 0.0 [−21.6, +2.2] points. Raise generation.max_new_tokens" in said
     assert "does not depend on the cut-off answers (5 of 200 answers here): Δ −15.0 … −12.5" in said
     answer = (
-        "int8 is worse. nf4 is undecided: the finding depends on cut-off answers, "
+        f"int8 is worse. nf4 is {UNDECIDED}: the finding depends on cut-off answers, "
         "so raise generation.max_new_tokens."
     )
     assert answer in said
@@ -85,9 +86,9 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
         (
             "accuracy<0.8",
             False,
-            "[0.684, 0.938] with cut-off answers wrong … right, undecided, required accuracy<0.8",
+            f"[0.684, 0.938] with cut-off answers wrong … right, {UNDECIDED}, required accuracy<0.8",
         ),
-        ("margin=5", False, "undecided within 5 points"),
+        ("margin=5", False, f"{UNDECIDED} within 5 points"),
     ],
 )
 def test_requirements_use_the_worse_end(cut: Store, show: Any, term: str, met: bool, reason: str) -> None:

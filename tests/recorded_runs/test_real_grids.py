@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runner import compare
+from runner_compare.render.margins import UNDECIDED
 
 pytestmark = [
     pytest.mark.slow,  # grids are processes
@@ -118,7 +119,9 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     capsys.readouterr()
     assert compare.main(baseline) == 0
     out = capsys.readouterr().out
-    assert "is undecided: most answers are cut off; raise generation.max_new_tokens." in " ".join(out.split())
+    assert f"is {UNDECIDED}: most answers are cut off; raise generation.max_new_tokens." in " ".join(
+        out.split()
+    )
     assert (
         "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens" in out
     )

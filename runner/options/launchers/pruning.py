@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from runner.grid.plan import PlannedJob
 from runner_base import ConfigError, Record
-from runner_compare.statistics import Side
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -80,10 +79,10 @@ def build_early_stopping_overrides(baseline: dict[str, Any] | None) -> list[str]
 
 
 def decide_trial_outcome(record: Record, best_score: float) -> TrialOutcome:
-    metrics, verdict = record.result.metrics, record.result.facts.get("early_stop_verdict")
-    if verdict is None:
+    metrics = record.result.metrics
+    if "early_stop_decision" not in metrics:
         return TrialOutcome.complete
-    if metrics["questions_left"] and verdict.startswith(Side.worse):
+    if metrics["questions_left"] and metrics["early_stop_decision"] < 0:
         return TrialOutcome.pruned
     may_be_best = metrics["questions_left"] or metrics["accuracy"] > best_score
     return TrialOutcome.in_full if may_be_best else TrialOutcome.complete

@@ -13,13 +13,12 @@ from typing import Any
 from runner_base import format_count
 from runner_compare.model.data import TableRow
 from runner_compare.render.effects import format_effect, format_values_and_interval
-from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.margins import UNDECIDED, format_margin, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import effect_unit
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
 
-UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
 LEGEND = (
     "Without limit: the difference if all cut-off answers are wrong … right (those of the baseline the reverse), with "
@@ -48,7 +47,7 @@ def format_cut_off_answers_sentence(decision: Decision) -> str:
         return f"the finding does not depend on the cut-off answers ({many}): Δ {ends}"
     return (
         f"{_format_verdict_if_cut_offs_wrong(decision)} if cut-off answers ({many}) count as wrong, but "
-        "undecided if some of them could be correct. "
+        f"{UNDECIDED} if some of them could be correct. "
         f"Depending on these answers, Δ is {ends}. Raise {LIMIT}"
     )
 

@@ -27,7 +27,7 @@ from runner_compare.render.effects import (
     get_sample_unit_name,
 )
 from runner_compare.render.labels import format_count_interval, format_number, format_row_name
-from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.margins import UNDECIDED, format_margin, format_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
@@ -292,7 +292,7 @@ def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[boo
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return (
             False,
-            f"{named}{worst.finding}, but it is undecided whether the loss exceeds {format_margin(worst)}",
+            f"{named}{worst.finding}, but it is {UNDECIDED} whether the loss exceeds {format_margin(worst)}",
         )
     if worst.verdict is MarginVerdict.undecided:
         needs = (
@@ -315,7 +315,7 @@ def _check_finding_requirement(term: RequirementTerm, row: TableRow) -> tuple[bo
     if not row.effects:
         return False, f"{term.text}: {_not_compared_message(row)}"
     if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
-        return False, f"{term.text}: undecided, {render_notes(empty[0].no_evidence)}"
+        return False, f"{term.text}: {UNDECIDED}, {render_notes(empty[0].no_evidence)}"
     wanted = FINDINGS[term.value]
     # where answers were cut off, neither end may be what is not allowed
     found = [
@@ -363,7 +363,7 @@ def _check_metric_requirement(
     interval = f"{written} [{low}, {high}]{between}"
     if compare(end, limit):
         return True, interval
-    return (False, f"{interval}{', undecided' if compare(other, limit) else ''}, required {term.text}")
+    return (False, f"{interval}{f', {UNDECIDED}' if compare(other, limit) else ''}, required {term.text}")
 
 
 SECTION = Gates()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from runner_base import format_against_limit
 from runner_base.render.notes import Template
 from runner_compare.render.labels import format_number
+from runner_compare.render.margins import UNDECIDED
 
 SIGNS = {">=": "≥", "<=": "≤"}
 
@@ -16,7 +17,7 @@ def _describe_limit(
 ) -> str:
     numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
     interval = "" if low == high else f" [{numbers[1]}, {numbers[2]}]"
-    undecided = " (undecided)" if low < limit < high else ""
+    undecided = f" ({UNDECIDED})" if low < limit < high else ""
     of_baseline = "" if baseline is None else f"; baseline {format_number(baseline)}"
     return (
         f"{key} {numbers[0]}{interval}, required {SIGNS[sign]} {format_number(limit)}{undecided}{of_baseline}"

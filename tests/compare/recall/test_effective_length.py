@@ -12,6 +12,7 @@ from runner_compare.features.recall.render.recall_text import (
     format_effective_context_length_sentence,
 )
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics import McNemarTest, MeanFlipTest
 from runner_compare.statistics.effective_length import (
     LengthTests,
@@ -49,7 +50,7 @@ def answers(
         ((KEPT, KEPT, KEPT), 8192, None, 8192, "at least 8,192 tokens, the longest tested length"),
         ((KEPT, LOST, LOST), 2048, 4096, 2048, "at least 2,048 tokens, below 4,096 tokens"),
         ((LOST, LOST, LOST), 1024, 2048, 1024, "less than 2,048 tokens: recall is lower than at 1,024 tokens, the shortest tested length"),
-        ((OPEN, OPEN, OPEN), 1024, None, 8192, "undecided between 1,024 and 8,192 tokens"),
+        ((OPEN, OPEN, OPEN), 1024, None, 8192, f"{UNDECIDED} between 1,024 and 8,192 tokens"),
         ((OPEN, LESS, LOST), 1024, 8192, 2048, "below 8,192 tokens, not decided at 2,048, 4,096"),
         ((KEPT, OPEN, LESS), 2048, None, 4096, "at least 2,048 tokens, not decided at 4,096, 8,192"),
     ],
@@ -146,7 +147,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     assert other.effective_length is not None
     assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
     said = format_effective_context_length_sentence(same)
-    assert "undecided with 20 questions per length" in said
+    assert f"{UNDECIDED} with 20 questions per length" in said
     assert same.needed_units_per_length == 36
     assert "at least 36 questions per length" in said
 

@@ -13,6 +13,7 @@ import pytest
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, TableRow
 from runner_compare.render.effects import build_decision_records, format_effect_and_interval
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics import (
     RATIOS,
     Decision,
@@ -140,7 +141,7 @@ def test_a_table_shows_the_interval_that_agrees_and_a_record_has_both() -> None:
     assert first.low == alone.low, "the interval of a comparison alone stays as it is"
     assert first.simultaneous_low < first.low
     assert format_effect_and_interval(first)[1].startswith("[−2."), (
-        "undecided within 2 points, as its verdict says"
+        f"{UNDECIDED} within 2 points, as its verdict says"
     )
     record = build_decision_records(TableRow(Run("r", "r", "any", "1", "", {}, {}), {}, effects=[first]))
     comparison = record["comparison"]

@@ -264,12 +264,12 @@ def test_a_job_stops_by_the_order_of_the_problems_and_not_of_the_programs(
     assert result.metrics["correct"] == 3
     assert result.metrics["questions_left"] == 19
     assert len(engine.asked) < 30, "answers that wait for their programs count as unfinished"
-    assert result.facts["early_stop_verdict"].startswith("worse after 11 of 30")
+    assert result.metrics["early_stop_decision"] == -1
     # the control: the same answers as the baseline's are no reason to stop
     same = run(make_config(model=StubConfig(answer=right), task=CodeConfig(data=data, early_stop_vs=base.job_id), seed=1,
                            **limited))  # fmt: skip
     assert (same.result.metrics["n"], same.result.metrics["early_stop_p"]) == (30, 1)
-    assert same.result.facts["early_stop_verdict"].startswith("undecided")
+    assert same.result.metrics["early_stop_decision"] == 0
     with raises(ConfigError, "mismatch", "task.early_stop_vs"):  # the programs had other limits
         run(make_config(model=StubConfig(answer=wrong), task=CodeConfig(data=data, timeout_s=5, early_stop_vs=base.job_id),
                         **limited))  # fmt: skip

@@ -82,7 +82,7 @@ def test_each_candidate_stops_when_its_verdict_is_decided(runner: Run, tmp_path:
         assert metrics["questions_left"] == 90 - metrics["n"]
         assert metrics["correct"] == sum(own[: stops[answer]])
     assert stops[FEW] < stops[ALIKE]
-    assert "early_stop_verdict" not in found[MANY]["facts"]
+    assert "early_stop_decision" not in found[MANY]["metrics"]
     # without the gate, the job asks the rest, and reuses what there is
     rest = samples_of(runner(*words, f"model.answer='{FEW}'"))
     assert len(rest) == 90

@@ -114,7 +114,7 @@ def is_amid_a_comparison(jobs: Path, ended: int) -> bool:
     """Whether so many jobs have ended with a comparison, and another one has some samples and no
     end."""
     records = {path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")}
-    with_end = [it for it in records.values() if "early_stop_verdict" in it["result"]["facts"]]
+    with_end = [it for it in records.values() if "early_stop_decision" in it["result"]["metrics"]]
     running = [path for path in jobs.glob("*/samples.jsonl") if path.parent.name not in records]
     compared_now = [
         path for path in running if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()
@@ -129,23 +129,21 @@ def compared(outputs: Path) -> set[tuple[str, str]]:
         return {(key, value) for key, value in database.execute(query) if key in (AGAINST, FULL)}
 
 
-def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> Record:
-    facts = {} if verdict is None else {"early_stop_verdict": verdict}
-    return Record(
-        "x", Status.FINISHED, "", Result({"questions_left": left, "accuracy": accuracy}, facts=facts)
-    )
+def record(decision: int | None = None, left: int = 0, accuracy: float = 0.5) -> Record:
+    compared = {} if decision is None else {"early_stop_decision": decision}
+    return Record("x", Status.FINISHED, "", Result({"questions_left": left, "accuracy": accuracy} | compared))
 
 
 @pytest.mark.parametrize(
     ("of", "fate"),
     [
         (record(), TrialOutcome.complete),
-        (record("worse after 32 of 150 questions", 118), TrialOutcome.pruned),
-        (record("worse after 150 of 150 questions"), TrialOutcome.complete),
-        (record("better after 40 of 150 questions", 110), TrialOutcome.in_full),
-        (record("better after 150 of 150 questions", accuracy=0.9), TrialOutcome.in_full),
-        (record("undecided after 150 of 150 questions", accuracy=0.7), TrialOutcome.in_full),
-        (record("undecided after 150 of 150 questions", accuracy=0.6), TrialOutcome.complete),
+        (record(-1, 118), TrialOutcome.pruned),
+        (record(-1), TrialOutcome.complete),
+        (record(1, 110), TrialOutcome.in_full),
+        (record(1, accuracy=0.9), TrialOutcome.in_full),
+        (record(0, accuracy=0.7), TrialOutcome.in_full),
+        (record(0, accuracy=0.6), TrialOutcome.complete),
     ],
 )
 def test_what_becomes_of_a_trial(of: Record, fate: TrialOutcome) -> None:

@@ -22,6 +22,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_compare import format_interim_verdict
+from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics.sequential import Side
 from runner_engine.settings.model import LocalModelConfig
 
@@ -73,7 +74,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     record = run(config)
     found = decided(record)
     asked = int(found["n"])
-    assert record.result.facts["early_stop_verdict"] == f"worse after {asked} of 60 questions"
+    assert record.result.metrics["early_stop_decision"] == -1
     assert record.result.facts["early_stop_vs"] == f"{WHOLE} · {base.job_id}"
     assert found["accuracy"] <= 0.1
     assert found["early_stop_wins"] == 0
@@ -110,7 +111,7 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     assert gsm8k.prepare(named_itself).hashes == gsm8k.prepare(job(limit=40)).hashes
     assert run(named_itself).job_id == run(job(limit=40, early_stop_vs=base.job_id)).job_id == base.job_id
     record = run(job(seed=1, limit=30, early_stop_vs=base.job_id))  # greedy: the same answers
-    assert record.result.facts["early_stop_verdict"] == "undecided after 30 of 30 questions"
+    assert record.result.metrics["early_stop_decision"] == 0
     assert record.result.metrics["early_stop_difference_points"] == 0
     assert record.result.metrics["questions_left"] == 0
     assert not any("stopped early" in note for note in record.result.notes)
@@ -213,7 +214,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     assert ", done) is within 2 points" in told
     assert told.endswith("after 60 questions. Significance level 1 % (5 % shared by 5 jobs)")
     margin = run(config)
-    assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")
+    assert margin.result.metrics["early_stop_decision"] == -1
     # to show more than 2 points takes more than to show any
     assert margin.result.metrics["early_stop_losses"] >= 11
     assert len({whole.job_id, strict.job_id, margin.job_id}) == 3
@@ -247,17 +248,17 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
 
 
 def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
-    def decided(mine: Verdict, theirs: bool, is_cut_off: bool) -> str:
+    def decided(mine: Verdict, theirs: bool, is_cut_off: bool) -> Side:
         job = EarlyStop(
             "quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30)
         )
         job.start({index: sample(index, mine) for index in range(30)})
-        return format_interim_verdict(job.bets)
+        return job.bets.decision
 
-    assert decided(Verdict.wrong, True, False) == "worse"
-    assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
-    assert decided(Verdict.correct, False, False) == "better"
-    assert decided(Verdict.correct, False, True) == "undecided", "the baseline's might all be right"
+    assert decided(Verdict.wrong, True, False) is Side.worse
+    assert decided(Verdict.cut_off, True, False) is Side.open, "they might all be right"
+    assert decided(Verdict.correct, False, False) is Side.better
+    assert decided(Verdict.correct, False, True) is Side.open, "the baseline's might all be right"
 
 
 def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
         return job
 
     alike = [(True, True)] * 400
-    assert (ended(alike).asked, format_interim_verdict(ended(alike).bets)) == (400, "undecided")
+    assert (ended(alike).asked, format_interim_verdict(ended(alike).bets)) == (400, UNDECIDED)
     as_good = ended(alike, margin=0.02)
     assert format_interim_verdict(as_good.bets) == "no loss above 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400

@@ -8,7 +8,7 @@ from runner_compare.features.recall.compute import CellRecall, RecallFindings
 from runner_compare.model.data import ABSENT
 from runner_compare.render.effects import format_p_value
 from runner_compare.render.labels import format_rounded_count
-from runner_compare.render.margins import format_margin_points
+from runner_compare.render.margins import UNDECIDED, format_margin_points
 from runner_compare.statistics.effective_length import EffectiveLength
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def describe_effective_context_length(effective_length: EffectiveLength) -> str:
         return f"at least {effective_length.at_least:,} tokens, the longest tested length"
     if effective_length.reached == 0 and effective_length.first_lost_length is None:
         return (
-            f"undecided between {effective_length.lengths[0]:,} and {effective_length.lengths[-1]:,} tokens"
+            f"{UNDECIDED} between {effective_length.lengths[0]:,} and {effective_length.lengths[-1]:,} tokens"
         )
     if effective_length.reached == 0 and effective_length.first_lost_length == effective_length.lengths[1]:
         return (
@@ -89,7 +89,7 @@ def format_effective_context_length_sentence(findings: RecallFindings) -> str:
     first = lengths[found.reached + 1]
     units = "texts" if findings.is_clustered_by_haystack else "questions"
     return (
-        f"{sentence}. Some lengths are undecided with {first.questions} {units} per length. "
+        f"{sentence}. Some lengths are {UNDECIDED} with {first.questions} {units} per length. "
         f"{_format_needed_units(findings)}"
     )
 
@@ -110,7 +110,7 @@ def explain_undecided_effective_length(findings: RecallFindings) -> str:
     if found is None or not found.undecided_lengths:
         return ""
     lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
-    return f"the effective length is undecided at {lengths} tokens. {_format_needed_units(findings)}"
+    return f"the effective length is {UNDECIDED} at {lengths} tokens. {_format_needed_units(findings)}"
 
 
 def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:

@@ -31,7 +31,7 @@ from runner_compare.render.compared_parts import (
 )
 from runner_compare.render.error_families import format_error_rate_sentences
 from runner_compare.render.labels import MAX_NAMES, format_row_name
-from runner_compare.render.margins import format_margin_points
+from runner_compare.render.margins import UNDECIDED, format_margin_points
 
 MOST_LINES = 40  # of the table of depths
 BY_DEPTH = "recall by length and depth, %"
@@ -165,7 +165,7 @@ def format_recall_legend(table: Table) -> str:
         "Effective length: the longest text length at which recall is lower than at the shortest by at most "
         f"{format_margin_points(table_margin(table))} ({OPTION}). At least: "
         "a test shows so at this and all shorter lengths. "
-        "Less than: a test shows the opposite. Lengths between are undecided. All of them hold together in 95 % of "
+        f"Less than: a test shows the opposite. Lengths between are {UNDECIDED}. All of them hold together in 95 % of "
         f"cases; {about_texts}."
     )
 
