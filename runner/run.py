@@ -52,8 +52,9 @@ def run(
         if base_models is None:  # the jobs of a grid were checked when it was planned
             for note in check_job_before_loading(resolved, inputs):
                 announce(f"note: {format_note(note)}")
-        if anew:
-            sink.check_store()  # the last check: only then earlier evidence is touched
+        if anew and job.list_result_files():
+            # opens MLflow, which takes seconds. It is the last check: only then earlier evidence is touched
+            sink.check_store()
             job.move_results_to_backup() if config.rerun else job.delete_earlier_files()
         return execute_job(task, resolved, inputs, job, sink, config_yaml, base_models)
 
