@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner_base import environment, heartbeat, signals
+from runner_base import environment, heartbeat, process_role, signals
 from runner_base.console import find_stdout_error, install_fault_tolerant_streams, print_message
 from runner_base.errors import INTERRUPTED, get_error_message_for_user, run_with_exit_code
 from runner_base.uris import redact_secrets
@@ -31,6 +31,8 @@ def run_command(
         return command()
 
     install_fault_tolerant_streams()
+    if is_own_program():
+        process_role.mark_as_command()
     sys.excepthook = print_traceback
     code: Any
     try:
@@ -54,12 +56,17 @@ def run_command(
     sys.exit(code)
 
 
-def is_main_program() -> bool:
-    """Whether this process was started as one of our commands, and nobody traces or profiles it."""
+def is_own_program(*names: str) -> bool:
+    """Whether this process was started as one of our commands, or as one of those with these names."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
-    is_ours = spec.name == "runner.__main__" if spec is not None else os.path.basename(file) == "runner"
-    return is_ours and sys.gettrace() is None and sys.getprofile() is None
+    name = spec.name.removesuffix(".__main__") if spec is not None else os.path.basename(file)
+    return name in names if names else name.startswith("runner")
+
+
+def is_main_program() -> bool:
+    """Whether this process was started as the command `runner`, and nobody traces or profiles it."""
+    return is_own_program("runner") and sys.gettrace() is None and sys.getprofile() is None
 
 
 def exit_without_teardown(code: int) -> None:

@@ -26,6 +26,7 @@ from runner.grid.outcomes import JobOutcome, extract_objective
 from runner.grid.plan import PlannedJob, PlanState, plan_jobs
 from runner.grid.trials import Trials
 from runner.grid.worker_limits import compute_worker_limits
+from runner.grid.worker_process import Worker, start_worker_process
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
 
@@ -53,6 +54,12 @@ class PlanLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.master, self.context = config, hydra_context
+
+    def start_importing(self, plan: list[PlannedJob], numbers: list[int]) -> None:
+        """Optionally start a process that imports the libraries of these jobs, while the grid prepares them."""
+
+    def stop_importing(self) -> None:
+        """End that process if no job has used it."""
 
     @abstractmethod
     def run_jobs(
@@ -118,16 +125,39 @@ class WorkerLauncher(PlanLauncher):
     def __init__(self, fresh: bool = False) -> None:
         super().__init__()
         self.fresh = fresh
+        self._idle_worker: Worker | None = None
+
+    def start_importing(self, plan: list[PlannedJob], numbers: list[int]) -> None:
+        """Start the first worker. Importing MLflow and torch takes as long as opening MLflow here."""
+        unfinished = (plan[number] for number in numbers if plan[number].state is not PlanState.done)
+        config = next((planned.config for planned in unfinished if planned.config is not None), None)
+        if config is None or self.fresh or visible_gpus.find_visible_gpus():
+            return
+        self._idle_worker = start_worker_process(_get_log_folder(config), 0)
+        self._idle_worker.connection.send(config)
+
+    def stop_importing(self) -> None:
+        if (idle := self._idle_worker) is not None:
+            self._idle_worker = None
+            idle.kill()
+            idle.process.wait()
+            idle.connection.close()
 
     def run_jobs(
         self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any
     ) -> bool:
+        idle_worker, self._idle_worker = self._idle_worker, None
         return WorkerPool(
             plan=plan,
             numbers=numbers,
             limits=compute_worker_limits(plan, numbers, settings.workers),
-            log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
+            log_folder=_get_log_folder(settings),
             fresh=self.fresh,
             gpus=visible_gpus.find_visible_gpus(),
+            idle_worker=idle_worker,
             **shared,
         ).run()
+
+
+def _get_log_folder(settings: RunnerConfig) -> Path:
+    return Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid())

@@ -140,13 +140,20 @@ class GridSweeper(LaunchingSweeper):
                 )
         grid_runs.end_runs_of_dead_grids(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study_name)
-        with report_step(progress_messages.READING_GRID_RUNS):
-            parents.mark_jobs_missing_in_mlflow()
+        launcher = self.launcher if isinstance(self.launcher, PlanLauncher) else None
         try:
-            return self.launch_jobs(grid, parents)
-        except KeyboardInterrupt:  # it came after the last job
-            signals.mark_interrupt_handled()
-            return True
+            if launcher is not None:
+                launcher.start_importing(grid.plan, grid.jobs_to_run())
+            with report_step(progress_messages.READING_GRID_RUNS):
+                parents.mark_jobs_missing_in_mlflow()
+            try:
+                return self.launch_jobs(grid, parents)
+            except KeyboardInterrupt:  # it came after the last job
+                signals.mark_interrupt_handled()
+                return True
+        finally:
+            if launcher is not None:
+                launcher.stop_importing()
 
     @property
     def study_name(self) -> str:

@@ -7,14 +7,15 @@ of each job. It never outlives its parent. A crash, a kill or a hang ends one jo
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from multiprocessing.connection import Connection
 
 from runner.config.root import RunnerConfig
-from runner.grid.forking import FORKS, run_in_fork
+from runner.grid.forking import FORKS, freeze_imported_libraries, run_in_fork
 from runner.grid.outcomes import JobOutcome, run_grid_job
-from runner_base import INTERRUPTED, ProgressState, Status, child_process, progress, signals
+from runner_base import INTERRUPTED, ProgressState, Status, child_process, process_role, progress, signals
 from runner_base.console import StderrFilter, install_fault_tolerant_streams
 from runner_base.loggers import enable_info_logging
 from runner_engine import BaseModelCache
@@ -25,6 +26,7 @@ def main() -> None:
     """Run the jobs that the parent process sends, until it sends None or closes the connection."""
     descriptor, parent, forks = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == FORKS
     child_process.request_kill_when_parent_dies(parent)
+    process_role.mark_as_command()
     install_fault_tolerant_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
     signals.install_signal_handlers(override_ignored=True)
@@ -36,7 +38,9 @@ def main() -> None:
     with Connection(descriptor) as connection:
         try:
             while (assignment := connection.recv()) is not None:
-                if not forks:
+                if isinstance(assignment, RunnerConfig):  # the first job comes later
+                    freeze_imported_libraries(assignment)
+                elif not forks:
                     run_job_and_send_outcome(connection, bases, *assignment)
                 elif run_in_fork(
                     assignment[0], lambda: run_job_and_send_outcome(connection, BaseModelCache(), *assignment)
@@ -67,6 +71,8 @@ def run_job_and_send_outcome(
 
     progress.set_progress_sink(send_progress)
     try:
+        if not gc.get_freeze_count():  # the first job of this process
+            freeze_imported_libraries(config)
         outcome = run_grid_job(config, config_yaml, base_models, wait_for_job_lock)
     except KeyboardInterrupt as stop:
         connection.send(

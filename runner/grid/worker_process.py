@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections import deque
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from runner.grid.forking import FORKS
 from runner.grid.gpu_sets import GpuSet
-from runner_base import ProgressState
+from runner_base import ProgressState, child_process
+
+START = "from runner.grid.worker import main; main()"
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     log: Path
-    todo: deque[int]
+    todo: deque[int] = field(default_factory=deque)
     gpus: GpuSet = field(default_factory=GpuSet)
     jobs_given: int = 0  # how many jobs it has got so far
     current: int | None = None  # the number of its job
@@ -52,3 +56,23 @@ class Worker:
         """Kill the worker and all its child processes."""
         with suppress(ProcessLookupError):  # it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def start_worker_process(
+    log_folder: Path, number: int, gpus: GpuSet | None = None, uses_forks: bool = False
+) -> Worker:
+    """Start a worker process that waits for jobs. Its output goes to a log file in the folder."""
+    parent_end, worker_end = socket.socketpair()
+    log_folder.mkdir(parents=True, exist_ok=True)
+    log, gpus = log_folder / f"worker_{number}.log", gpus or GpuSet()
+    with worker_end, log.open("ab") as stream:
+        process = child_process.start_python(
+            *("-c", START, str(worker_end.fileno()), str(os.getpid()), FORKS if uses_forks else "stays"),
+            environment=gpus.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            pass_fds=[worker_end.fileno()],
+            start_new_session=True,  # the terminal's Ctrl-C then reaches only this process, which passes it on
+        )
+    return Worker(process, Connection(parent_end.detach()), log, gpus=gpus)

@@ -9,16 +9,14 @@ replaces it. A worker that has lost its GPU ends, and its job is repeated once.
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from runner.config.hydra import format_config_as_yaml
@@ -28,13 +26,12 @@ from runner.grid.executor import Executor
 from runner.grid.gpu_sets import GpuAllocator, GpuSet, compute_max_resource_need
 from runner.grid.outcomes import JobOutcome
 from runner.grid.worker_limits import WorkerLimits, group_jobs_by_model
-from runner.grid.worker_process import Worker
+from runner.grid.worker_process import Worker, start_worker_process
 from runner.render.notes import format_note
 from runner_base import ProgressState, Status, child_process
 from runner_base.notes import note
 from runner_base.visible_gpus import Gpu
 
-START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
 LAST_LINES = 5
 DIE_S = 2.0  # how long the copy of a killed worker may take to die
@@ -49,6 +46,7 @@ class WorkerPool(Executor):
     log_folder: Path
     fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
     gpus: Sequence[Gpu] = ()
+    idle_worker: Worker | None = None  # a process without GPUs that has no job yet
     _workers: list[Worker] = field(default_factory=list)
     # released, but their processes have not exited yet
     _leaving: list[Worker] = field(default_factory=list)
@@ -259,28 +257,14 @@ class WorkerPool(Executor):
     # ------------------------------------------------------------------------ start, release, die
 
     def _start_worker(self, job_numbers: deque[int]) -> None:
-        parent_end, worker_end = socket.socketpair()
-        log = self.log_folder / f"worker_{self._started}.log"
-        need, avoided = self._get_resource_need_and_failed_gpus(job_numbers)
-        gpus = self._sets.allocate_gpus(need, self._workers_per_gpu, avoided) or GpuSet()
+        if self.idle_worker is not None:
+            worker, self.idle_worker = self.idle_worker, None
+        else:
+            need, avoided = self._get_resource_need_and_failed_gpus(job_numbers)
+            gpus = self._sets.allocate_gpus(need, self._workers_per_gpu, avoided)
+            worker = start_worker_process(self.log_folder, self._started, gpus, self._uses_forks)
+        worker.todo = job_numbers
         self._started += 1
-        with worker_end, log.open("ab") as stream:
-            process = child_process.start_python(
-                *(
-                    "-c",
-                    START,
-                    str(worker_end.fileno()),
-                    str(os.getpid()),
-                    forking.FORKS if self._uses_forks else "stays",
-                ),
-                environment=gpus.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                pass_fds=[worker_end.fileno()],
-                start_new_session=True,  # the terminal's Ctrl-C then reaches only this process, which passes it on
-            )
-        worker = Worker(process, Connection(parent_end.detach()), log, job_numbers, gpus)
         self._workers.append(worker)
         self._assign_next_job(worker)
 

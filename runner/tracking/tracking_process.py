@@ -21,25 +21,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from runner.core.deferred_imports import defer_imports
 from runner.records.jobs import Job
 from runner.tracking import job_runs
 from runner.tracking.connection import import_mlflow, require_reachable_store
 from runner.tracking.job_progress import ProgressPoint
 from runner.tracking.stores import Store
-from runner_base import Record, RunnerError, Status, TrackingError, child_process, report_step, signals
-
-# What MLflow imports and a job's run needs seldom or never: a third of the time that its modules
-# take.
-UNUSED = (
-    "fastapi",
-    "mako",
-    "mlflow.genai",
-    "mlflow.models",
-    "mlflow.projects",
-    "mlflow.store._unity_catalog",
-    "pandas",
-    "scipy",
+from runner_base import (
+    Record,
+    RunnerError,
+    Status,
+    TrackingError,
+    child_process,
+    process_role,
+    report_step,
+    signals,
 )
 
 
@@ -174,8 +169,8 @@ def _run_tracking_process(
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         child_process.request_kill_when_parent_dies(parent_pid)
-        with defer_imports(*UNUSED):
-            import_mlflow(store)
+        process_role.mark_as_command()
+        import_mlflow(store)
         run = job_runs.start_job_run(store, job, record, is_resumed)
         connection.send(run.run_id)
         while isinstance(outcome := connection.recv(), list):
