@@ -13,11 +13,11 @@ import pytest
 from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
 from runner.engines.kinds import ResourceNeed
-from runner.grid import forking
+from runner.grid import forking, launchers, workers
 from runner.grid.gpu_sets import GpuSet
 from runner.grid.live_view import GridView
 from runner.grid.worker_limits import WorkerLimits
-from runner.grid.worker_process import Worker
+from runner.grid.worker_process import Worker, start_worker_process
 from runner.grid.workers import WorkerPool
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -223,8 +223,8 @@ def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
 @pytest.mark.thorough
 @pytest.mark.slow
 def test_jobs_that_share_a_base_load_it_once(grid: Start) -> None:
-    for workers, loads in (("workers=auto", 1), ("workers=2", 2)):
-        started = grid(*EMBEDDED, "seed=range(0,8)", workers, "print=json", "rerun=all")
+    for limit, loads in (("workers=auto", 1), ("workers=2", 2)):
+        started = grid(*EMBEDDED, "seed=range(0,8)", limit, "print=json", "rerun=all")
         ended = started.wait()
         assert ended.code == 0, ended.err
         metrics = [json.loads(line)["metrics"] for line in ended.out.splitlines()]
@@ -334,3 +334,35 @@ def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     assert pool._sets.allocate_gpus(need, pool._workers_per_gpu) == sets[1]
     pool._workers, pool._leaving = [], workers[1:]
     assert pool._sets.allocate_gpus(need, pool._workers_per_gpu) == sets[0]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that grids of this process start, by whatever part of a grid."""
+    found: list[Worker] = []
+
+    def start(*arguments: Any) -> Worker:
+        found.append(start_worker_process(*arguments))
+        return found[-1]
+
+    for module in (launchers, workers):
+        monkeypatch.setattr(module, "start_worker_process", start)
+    return found
+
+
+def test_the_process_that_imports_during_the_preparation_runs_the_jobs(
+    runner: Callable[..., Any], started: list[Worker], tmp_path: Path
+) -> None:
+    found = runner("-m", *STUB[:2], "seed=1,2", "workers=1", f"output_dir={tmp_path}")
+    assert found.code == 0, found.err
+    assert [worker.jobs_given for worker in started] == [2]
+
+
+def test_that_process_ends_with_a_grid_that_cannot_be_logged(
+    runner: Callable[..., Any], started: list[Worker], tmp_path: Path
+) -> None:
+    (tmp_path / "no.db").write_text("no database")
+    uri = f"tracking.uri=sqlite:///{tmp_path}/no.db"
+    assert runner("-m", *STUB, "seed=1,2", uri, f"output_dir={tmp_path}").code == 2
+    (idle,) = started
+    assert idle.process.returncode == -signal.SIGKILL
