@@ -80,9 +80,9 @@ def format_short_recall_sentences(table: Table) -> list[str]:
 
 
 def effective_length_title(margin: float, by_kind: bool = False) -> str:
-    condition = f"recall within {format_margin_points(margin)} of that at the shortest length"
+    condition = f"recall within {format_margin_points(margin)} of the shortest text's"
     kinds = " by kind of question" * by_kind
-    return f"effective length in tokens{kinds} ({condition}), and recall in % at each length"
+    return f"effective length in tokens{kinds} ({condition}); recall in % by length"
 
 
 def build_recall_length_columns(table: Table) -> list[Column]:
