@@ -80,7 +80,12 @@ DETAILS = (
     "runs on",
 )
 OF_LOAD = SHOWN | {"load time", "weights"}  # facts and lines that the lines of the load show
-LABELS = {"reference": "compared with", "keeps_up_to": "highest rate", "early_stop_vs": "early stop vs"}
+LABELS = {
+    "reference": "compared with",
+    "keeps_up_to": "highest rate",
+    "early_stop_vs": "early stop vs",
+    "early_stop_level": "significance level",
+}
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(

@@ -283,4 +283,4 @@ def test_another_tools_results(run: Run, tmp_path: Path) -> None:
         answers = {f"question {at}": at >= wrong for at in range(20)}
         content = {"quiz_version": 1, "model": name, "time": "2026", "answers": answers}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    assert "b is worse." in run("-m", "runner_compare", "--results", "a.json", "b.json")
+    assert "b is worse than the baseline." in run("-m", "runner_compare", "--results", "a.json", "b.json")

@@ -71,11 +71,11 @@ def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
         "mlflow ui --backend-store-uri sqlite:////x/mlflow.db",
     ):
         assert part in out
-    for detail in ("30,000 prompt · 12,000 new", "801 MiB"):
+    for detail in ("30,000 prompt tokens · 12,000 new tokens", "801 MiB"):
         assert detail not in out
     print_record(record(), {"model": "embedded"}, PrintMode.full)
     out = capsys.readouterr().out
-    for detail in ("30,000 prompt · 12,000 new", "801 MiB"):
+    for detail in ("30,000 prompt tokens · 12,000 new tokens", "801 MiB"):
         assert detail in out
 
 
@@ -108,7 +108,7 @@ def test_json_is_one_line_and_none_is_nothing(capsys: pytest.CaptureFixture[str]
 
 def test_brief_is_one_line() -> None:
     line = format_main_metrics(record())
-    assert line == "92.5 % [89.8, 94.5] · 1,234 tok/s · 12 s"
+    assert line == "accuracy 92.5 % [89.8, 94.5] · 1,234 tok/s · 12 s"
     assert "\n" not in line
 
 

@@ -103,12 +103,14 @@ def install_with_uv() -> bool:
 
 
 def note_on_python(version: tuple[int, ...]) -> str:
-    """Return what a Python lacks that is older than the lowest safe one; empty if it lacks nothing
-    known."""
+    """Return a warning if this Python lacks known security fixes; otherwise an empty text."""
     if version >= SAFE_PYTHON:
         return ""
     shown, safe = (".".join(map(str, one)) for one in (version, SAFE_PYTHON))
-    return f"note: Python {shown} lacks fixes of zipfile and tarfile: {safe} is the lowest with them (SECURITY.md)"
+    return (
+        f"note: Python {shown} lacks security fixes for zipfile and tarfile. If you open untrusted archives, "
+        f"upgrade to {safe} or later (SECURITY.md)"
+    )
 
 
 def main() -> int:

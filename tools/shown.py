@@ -17,7 +17,7 @@ TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
 VERSUS = re.compile(r"\bvs \S+")  # names the baseline
 ROW = re.compile(r"  \S")  # of a report; a line that continues it has more spaces
-IF_KNOWN = ("more needed",)  # a column that only some comparisons have
+IF_KNOWN = ("needed",)  # a column that only some comparisons have
 LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
 
 

@@ -1,7 +1,7 @@
 """How does asking until decided end? `python bench/compare/gate_asking_null.py [--pairs 100]`.
 
 A candidate answers up to 4,000 questions with `task.early_stop_vs` and `task.early_stop_margin=2`, and
-stops when its verdict is decided: the product's always-valid test, looked at after each question, and
+stops when its verdict is decided: the product's anytime-valid test, looked at after each question, and
 the final test of all questions. The truth is known. Beside it, a test with a fixed number of questions
 (1,500), and a fixed threshold on these: fail if the accuracy is more than 2 points lower. Stated: identical
 models end in NO-GO at most 5 %; a loss of exactly the margin is GO at most 2.5 %. How many end in ASK depends

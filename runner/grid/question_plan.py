@@ -2,7 +2,7 @@
 
 The baseline is the job that `task.early_stop_vs` names, or else the unquantized job of a grid
 over quantizations. Other grids get no such lines. The numbers equal those of `runner-compare
---plan-questions`. Jobs with early stopping use an always-valid test, which needs more questions
+--plan-questions`. Jobs with early stopping use an anytime-valid test, which needs more questions
 than a single test.
 """
 

@@ -30,7 +30,7 @@ def make_profile_columns(tables: Sequence[Table]) -> list[Column]:
     columns = [Column("profile", names, False, use=ColumnUse.setting)]
     if len(set(names)) < len(names):  # several models, or several tasks
         columns.append(Column("job", [run.job_id for run in runs], False, use=ColumnUse.job))
-    costs = [Column("memory\nMiB", [format_number(run.metrics.get("peak_rss_mib")) for run in runs])]
+    costs = [Column("peak RSS\nMiB", [format_number(run.metrics.get("peak_rss_mib")) for run in runs])]
     if any("cuda_peak_mib" in run.metrics for run in runs):
         costs.append(Column("GPU\nMiB", [format_number(run.metrics.get("cuda_peak_mib")) for run in runs]))
     costs += [

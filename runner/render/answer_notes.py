@@ -170,7 +170,7 @@ QUESTIONS: dict[str, Template] = {
         "model.chat_template_kwargs.enable_thinking=false"
     ),
     "stopped_early": "the job stopped early, when the test had decided the comparison with {baseline}. Accuracy and "
-    "observed difference are biased. Report the always-valid interval of the difference",
+    "observed difference are biased. Report the anytime-valid interval of the difference",
     "answers_not_compared": _format_answers_with_uncomparable_gold,
     "answers_changed": "{count} of {asked} answers changed when the same questions were repeated {how}. A difference "
     "of that size between two runs may be noise. model.dtype=float32 reduces this noise",

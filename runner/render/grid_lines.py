@@ -12,7 +12,7 @@ from runner_compare import LOG_LIKELIHOOD, find_metric
 
 DETAILS = ("decode", "batch size")  # news of a job that a grid does not show
 MINUS, SIGN = "−", re.compile(r"(?<!e)-")
-SCORE_WIDTH = len("94.6 % [78.4, 97.5]")
+SCORE_WIDTH = len("accuracy 94.6 % [78.4, 97.5]")
 SPEED_WIDTH, TIME_WIDTH = len("7,229 tok/s"), len("10.0 s")
 GAP = "   "
 
@@ -51,7 +51,7 @@ def build_job_cells(metrics: Mapping[str, float], alternative_scores: Sequence[s
 def _format_main_score(metrics: Mapping[str, float]) -> str:
     for key in ("accuracy", "acc"):
         if key in metrics:
-            return format_percent_with_interval(metrics, key)
+            return f"accuracy {format_percent_with_interval(metrics, key)}"
     if "kl_nats_per_token" in metrics:
         return f"KL {_format_value_with_interval(metrics, 'kl_nats_per_token')} nats/token"
     if LOG_LIKELIHOOD in metrics:
@@ -80,13 +80,14 @@ def _format_optional_metrics(metrics: Mapping[str, float]) -> list[str]:
     name = "early_stop_difference_points"
     if {f"{name}{end}" for end in ("", "_low", "_high")} <= metrics.keys():
         stopped = "stopped early" if metrics.get("questions_left") else "not stopped early"
-        rest.append(f"{stopped}: {_format_value_with_interval(metrics, name)} points to the baseline")
+        rest.append(
+            f"{stopped}: {_format_value_with_interval(metrics, name)} points compared with the baseline"
+        )
     if "cost_usd" in metrics:
         rest.append(f"{find_metric('cost_usd').format_value(metrics['cost_usd'])} USD")
     if "joules_per_right_answer" in metrics:
-        rest.append(
-            f"{find_metric('joules_per_right_answer').format_value(metrics['joules_per_right_answer'])} J/right answer"
-        )
+        joules = find_metric("joules_per_right_answer").format_value(metrics["joules_per_right_answer"])
+        rest.append(f"{joules} J/correct answer")
     if "energy_cost" in metrics:
         rest.append(f"energy cost {find_metric('energy_cost').format_value(metrics['energy_cost'])}")
     return rest

@@ -91,7 +91,7 @@ def _format_smallest_detectable_difference(
         basis = f"{disagreement:.1%} of verdicts differ, as measured in {format_count(pairs, 'finished job')}"
     else:
         basis = f"{disagreement:.0%} of verdicts differ, a typical value"
-    bets = ", always-valid tests (early stopping)" if by_bets else ""
+    bets = ", anytime-valid tests (early stopping)" if by_bets else ""
     if least is not None:
         could = f"{questions:,} questions per job can detect a difference of {100 * least:.1f} points"
     elif may_detect_largest:

@@ -42,6 +42,12 @@ PERCENT = re.compile(r"(?<=\d)%")
 ROW_HEADINGS = {
     "kv_mib": "KV cache MiB",
     "spread": "peak range MiB",
+    "prefill_spread": "prefill min–max",
+    "decode_spread": "decode min–max",
+    "output_spread": "output min–max",
+    "noise": "speed IQR/median",
+    "peak_rss_mib": "runner's peak RSS MiB",
+    "how_often": "with this reason",
     "error": "prediction error",
     "rss_mib": "RSS MiB",
     "activation_mib": "activations and buffers MiB",
@@ -98,10 +104,10 @@ STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if 
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", "decode {decode_tok_per_s} tok/s"
 ENERGY = "{energy_net_j} J in addition to the idle power of {idle_w} W"
 PHASES = " · prefill {energy_prefill_j} J, decode {energy_decode_j} J"
-PER_ANSWER = " · {joules_per_right_answer} J per right answer"
-FASTEST_ANSWERED = (
-    "{best_output_tok_per_s} tok/s in whole answers, batch {best_batch_size}, prompt {best_prompt_tokens}"
-)
+PER_ANSWER = " · {joules_per_right_answer} J per correct answer"
+SPATIAL_EDGES = "{spatial_edges_before} → {spatial_edges_after} within a round (spatial)"
+AT_BEST = "at batch size {best_batch_size} and {best_prompt_tokens} prompt tokens"
+FASTEST_ANSWERED = f"{{best_output_tok_per_s}} tok/s in whole answers {AT_BEST}"
 LINES = (
     *(
         TableLine("accuracy", f"{{accuracy}}{_interval_template('accuracy')}   {n}", detail=detail)
@@ -113,8 +119,8 @@ LINES = (
         )
     ),
     TableLine(
-        "without limit",
-        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (if all cut-off answers are wrong, or right)"
+        "bounds",
+        "{accuracy_cut_off_wrong} to {accuracy_cut_off_right} (cut-off answers counted as wrong, or as correct)"
         + _interval_template("accuracy_uncut"),
     ),
     TableLine(
@@ -154,7 +160,7 @@ LINES = (
     TableLine(
         "choice orders",
         "{same_in_all_orders_share} of {questions_in_all_orders:question} get equal answers in all orders · "
-        "{right_in_all_orders_share} are right in all orders",
+        "{right_in_all_orders_share} are correct in all orders",
     ),
     TableLine(
         "position bias",
@@ -181,28 +187,33 @@ LINES = (
         detail=True,
     ),
     TableLine(
-        "asked again",
-        "{asked_again:question}: {texts_changed:text changed|texts changed} ({texts_changed_share}) · "
-        "{answers_changed:result changed|results changed}",
+        "batch invariance",
+        "{asked_again:question} asked again in another batch: {texts_changed:output differs|outputs differ} "
+        "({texts_changed_share}) · {answers_changed:result differs|results differ}",
     ),
     TableLine(
-        "copies",
-        "{twins} with changed numbers: {originals_correct} originals right · {twins_correct} copies right · "
-        "McNemar p = {twins_p}",
+        "contamination",
+        "{twins:question} in two versions: {originals_correct} correct with the original numbers · "
+        "{twins_correct} correct with changed numbers · McNemar p = {twins_p}",
     ),
     *(
         TableLine(
             "difference",
             "{early_stop_difference_points} points"
             + biased
-            + _interval_template("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   of {questions_asked:question}, this job alone solved {early_stop_wins}, the baseline alone "
-            "{early_stop_losses}" + whose,
+            + _interval_template("early_stop_difference_points", f"anytime-valid {confidence} % interval"),
             unless_zero=unless_zero,
         )
-        for whose in ("", ", by vote of {answers_each:answer}")
         for confidence in ("95", "{early_stop_confidence_percent}")
         for biased, unless_zero in (("", ""), (" (biased by the early stop: use the interval)", STOPPED))
+    ),
+    *(
+        TableLine(
+            "discordant",
+            "correct only in this job {early_stop_wins} · only in the baseline {early_stop_losses} · "
+            "of {questions_asked:question}" + whose,
+        )
+        for whose in ("", ", by vote of {answers_each:answer}")
     ),
     TableLine("chance", "{chance} (a random choice)"),
     TableLine(
@@ -290,10 +301,10 @@ LINES = (
         "{repeated_ngram_share} of 4-word sequences occurred before · {distinct_word_share} of words are distinct",
         detail=True,
     ),
-    TableLine("tokens", "{prompt_tokens} prompt · {new_tokens} new", detail=True),
+    TableLine("tokens", "{prompt_tokens} prompt tokens · {new_tokens} new tokens", detail=True),
     TableLine(
         "tokens",
-        "{prompt_tokens} prompt, {computed_prompt_tokens} computed · {new_tokens} new",
+        "{prompt_tokens} prompt tokens ({computed_prompt_tokens} computed) · {new_tokens} new tokens",
         unless_zero="shared_prompt_tokens",
         detail=True,
     ),
@@ -308,14 +319,12 @@ LINES = (
     ),
     TableLine(
         "training",
-        "{train_solved} of {train_questions:question} solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
-        "tokens",
+        "{train_solved} of {train_questions:answer} correct · {train_prompt_tokens} prompt tokens · "
+        "{train_new_tokens} new tokens",
     ),
-    TableLine("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
-    TableLine(
-        "edges",
-        "spatial edges {spatial_edges_before} → {spatial_edges_after} · "
-        "temporal edges {temporal_edges_before} → {temporal_edges_after}",
+    *(
+        TableLine("agent graph", f"edges before → after training: {SPATIAL_EDGES}{temporal}")
+        for temporal in ("", " · {temporal_edges_before} → {temporal_edges_after} between rounds (temporal)")
     ),
     TableLine("speed", PREFILL),
     TableLine("speed", f"{DECODE} · {PREFILL}", unless_zero="decode_tok_per_s"),
@@ -325,10 +334,7 @@ LINES = (
         unless_zero="draft_tokens",
         detail=True,
     ),
-    TableLine(
-        "fastest",
-        "decode {best_decode_tok_per_s} tok/s, batch {best_batch_size}, prompt {best_prompt_tokens}",
-    ),
+    TableLine("fastest", f"decode {{best_decode_tok_per_s}} tok/s {AT_BEST}"),
     TableLine("fastest", FASTEST_ANSWERED),
     TableLine("fastest", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best"),
     TableLine("machine limits", "matmul {matrix_gflop_per_s} GFLOP/s · memory {read_gb_per_s} GB/s"),

@@ -116,12 +116,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     *define_metric_with_interval(
         "early_stop_difference_points",
-        "difference to the baseline",
+        "difference from the baseline",
         "+.1f",
         BetterDirection.higher,
         unit="points",
     ),
-    define_metric("early_stop_p", "always-valid p", ".2g", pooling=PoolingRule.dropped),
+    define_metric("early_stop_p", "anytime-valid p", ".2g", pooling=PoolingRule.dropped),
     # -1 worse, 0 undecided, 1 better
     define_metric("early_stop_decision", form="+.0f", pooling=PoolingRule.dropped),
     define_metric("early_stop_comparisons", form=".0f", pooling=PoolingRule.dropped),
@@ -129,7 +129,7 @@ METRICS: tuple[Metric, ...] = (
     define_metric("early_stop_final_test_part", form=".2g", pooling=PoolingRule.dropped),
     define_metric("early_stop_confidence_percent", "confidence", "g", unit="%", pooling=PoolingRule.dropped),
     # of guesses at every step; by the place in a guess: `acceptance_share/token_1`
-    define_metric("acceptance_share", "guessed tokens that were right", ".1%", better=BetterDirection.higher),
+    define_metric("acceptance_share", "accepted draft tokens", ".1%", better=BetterDirection.higher),
     # the choices of each question in several orders
     *define_counts(BetterDirection.neither, "questions_in_all_orders"),
     *define_metric_with_interval(
@@ -139,7 +139,7 @@ METRICS: tuple[Metric, ...] = (
     define_metric(
         "same_in_all_orders_share", "the same choice in all orders", ".1%", better=BetterDirection.higher
     ),
-    define_metric("right_in_all_orders_share", "right in all orders", ".1%", better=BetterDirection.higher),
+    define_metric("right_in_all_orders_share", "correct in all orders", ".1%", better=BetterDirection.higher),
     # several answers to each question
     define_metric("answers_each", form=".0f"),
     *(

@@ -174,7 +174,9 @@ def build_gate_report(
     compared = [
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
     ]
-    report = check_candidates(compared, policy, runs.reader, runs.missing_jobs, runs.baseline)
+    report = check_candidates(
+        compared, policy, runs.reader, runs.missing_jobs, runs.baseline, runs.baseline_setting
+    )
     if options.card:
         shown = next((each for each in compared if each.has_accuracies), compared[0])
         recovery = build_recovery_table(shown.tables, runs.reader, dict(shown.rule.margins))

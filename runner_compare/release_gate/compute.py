@@ -54,6 +54,7 @@ def check_candidates(
     reader: Reader,
     missing_jobs: Sequence[MissingJob],
     baseline: str,
+    baseline_setting: str,
 ) -> GateReport:
     """Check all candidates. A job without a result, or an expected candidate without one, is NO-GO."""
     checks: dict[str, list[Check]] = defaultdict(list)
@@ -136,6 +137,7 @@ def check_candidates(
         policy,
         tuple(candidates),
         tuple(sorted(floors, key=lambda floor: (floor.task, floor.baseline))),
+        baseline_setting,
     )
 
 

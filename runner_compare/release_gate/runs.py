@@ -27,6 +27,7 @@ from runner_compare.release_gate.verdicts import Policy
 from runner_compare.render.labels import shorten_row_names
 from runner_compare.ways.repeats import select_compared_measures
 
+MAX_VALUE = 40  # characters of a config value in the baseline's name
 SWAPPED = ", as the first argument"
 REPEATS_KEY = "task.repeats"  # a setting of tasks that measure
 DATA_KEYS = ("task.data", "task.subset", "task.split")
@@ -40,6 +41,7 @@ class GateRuns:
     reader: Reader
     missing_jobs: list[MissingJob]
     baseline: str  # its name
+    baseline_setting: str  # its config values and its file name, for messages
     baseline_id: str  # is another one if its settings or its recorded run are others
     records: Records | None = None  # where verdicts can be logged
 
@@ -151,8 +153,8 @@ def read_files(
         [run.task, getattr(reader.read.get(run.run_id), "time", ""), sorted(_settings(run).items())]
         for run in of_baseline
     ]
-    name = _choose_baseline_name(tables, Path(baseline).name)
-    return GateRuns(compared, reader, missing, name, short_hash(sorted(parts), 16))
+    name, setting = _choose_baseline_names(tables, Path(baseline).name)
+    return GateRuns(compared, reader, missing, name, setting, short_hash(sorted(parts), 16))
 
 
 def _load(
@@ -203,8 +205,9 @@ def compare_recorded_jobs_with_baseline(
     # each night runs the baseline again: its settings are what stays
     rows = [row for each in compared for table in each.tables for row in table.rows]
     job_ids = sorted({row.run.job_id for row in rows if row.is_baseline})
+    name = options.baseline
     return GateRuns(
-        compared, found.reader, [*missing.values()], options.baseline, short_hash(job_ids, 16), found.records
+        compared, found.reader, [*missing.values()], name, name, short_hash(job_ids, 16), found.records
     )
 
 
@@ -271,10 +274,15 @@ def _is_same_job_as_baseline(reader: ResultsReader, run: Run, base: Run) -> bool
     )
 
 
-def _choose_baseline_name(tables: Sequence[Table], file_name: str) -> str:
-    """Return the baseline's file name, followed by the config values that differ from the candidates'."""
+def _choose_baseline_names(tables: Sequence[Table], file_name: str) -> tuple[str, str]:
+    """Return two names of the baseline, e.g. `base.gz (none)` and `quantization=none (base.gz)`.
+
+    Both contain the config values that differ from the candidates'.
+    """
     for table in tables:
         for row in table.rows:
             if row.is_baseline and any(row.config.values()):
-                return f"{file_name} ({shorten_row_names([row], table.keys, 40)[0]})"
-    return file_name
+                (value,) = shorten_row_names([row], table.keys, MAX_VALUE)
+                (setting,) = shorten_row_names([row], table.keys, MAX_VALUE, with_keys=True)
+                return f"{file_name} ({value})", f"{setting} ({file_name})"
+    return file_name, file_name

@@ -107,6 +107,7 @@ class GateReport:
     policy: Policy
     candidates: tuple[CandidateVerdict, ...]
     noise_floors: tuple[NoiseFloor, ...] = ()  # of baselines that were run at least twice
+    baseline_setting: str = ""  # the baseline's config values and its file name
 
     @property
     def verdict(self) -> GateVerdict:

@@ -170,13 +170,7 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
             list(map(format_difference, rows)),
             use=ColumnUse.difference,
         ),
-        *[
-            Column(
-                f"Δ {unit}\nwithout limit",
-                _effect_cells(rows, format_worst_and_best_difference),
-                drop_order=1,
-            )
-        ]
+        *[Column(f"Δ {unit}\nbounds", _effect_cells(rows, format_worst_and_best_difference), drop_order=1)]
         * any(effect and effect.ends for effect in (row.effect for row in rows)),
         Column("p", _effect_cells(rows, lambda effect: format_p_value(effect.p)), drop_order=8),
         Column(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from runner_base import format_count
 from runner_base.tables import shorten_paths
 from runner_compare.model.adapter_names import MERGING, describe_adapter_merging
 from runner_compare.model.data import TableRow, key_label
@@ -16,7 +17,7 @@ from runner_compare.render.labels import (
     get_cluster_noun,
     is_self_explanatory,
 )
-from runner_compare.render.margins import UNDECIDED, format_finding, format_margin
+from runner_compare.render.margins import UNDECIDED, format_margin
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
@@ -25,6 +26,7 @@ from runner_compare.statistics import Decision, Finding, MarginVerdict, Method
 TARGETS = (0.05, 0.02, 0.01, 0.005)
 MAX_NAMES = 3  # candidates that a sentence names; of more, it gives the number
 NO_LOSS = "no loss above"
+COMPARED = {finding: f"{finding} than the baseline" for finding in (Finding.better, Finding.worse)}
 VERBS = {False: ("is", "are"), True: ("has", "have")}  # by whether a verdict is that there is no loss
 MAX_CANDIDATES = 4  # candidates that get a sentence each, where each was compared several times
 
@@ -75,8 +77,10 @@ def _format_sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Ite
     others = _group_candidates_by_verdict(
         item for item in items if not item.decision.is_undecided and not _is_loss(item)
     )
-    sentences = [_join_verdict_groups(found, len(items)) for found in (losses, others) if found]
-    return [*sentences, _format_undecided_sentence(open_items, len(items))] if open_items else sentences
+    noun = "candidate" if len({item.candidate for item in items}) == len(items) else "comparison"
+    total = format_count(len(items), noun)
+    sentences = [_join_verdict_groups(found, total) for found in (losses, others) if found]
+    return [*sentences, _format_undecided_sentence(open_items, total)] if open_items else sentences
 
 
 def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
@@ -97,7 +101,7 @@ def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[I
         found = [f"{phrase} {_format_conditions(alike, len(of))}" for phrase, alike in groups.items()]
         sentences.append(f"{candidate} {join_words_with_and(_add_verbs_to_phrases(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
-    return [*sentences, f"To decide: {advice}."] if advice else sentences
+    return [*sentences, f"{UNDECIDED.capitalize()}: {advice}."] if advice else sentences
 
 
 def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
@@ -163,7 +167,7 @@ def format_verdict_phrase(decision: Decision) -> str:
     """Format a comparison's verdict for a sentence, e.g. `no loss above 2 points`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
-        return format_finding(finding)
+        return UNDECIDED if finding is Finding.open else COMPARED.get(finding, str(finding))
     margin = format_margin(decision)
     if verdict is MarginVerdict.undecided:
         return UNDECIDED if finding is Finding.open else f"{finding} (perhaps by more than {margin})"
@@ -179,7 +183,7 @@ def _is_loss(item: Item) -> bool:
     return item.decision.finding is Finding.worse or item.decision.verdict in worse
 
 
-def _join_verdict_groups(groups: dict[str, list[Item]], total: int) -> str:
+def _join_verdict_groups(groups: dict[str, list[Item]], total: str) -> str:
     parts = []
     for phrase, items in groups.items():
         verb = VERBS[phrase.startswith(NO_LOSS)][len(items) > 1]
@@ -196,12 +200,11 @@ def _add_verbs_to_phrases(phrases: Sequence[str]) -> list[str]:
     ]
 
 
-def _format_candidate_names(items: Sequence[Item], num_candidates: int) -> str:
+def _format_candidate_names(items: Sequence[Item], total: str) -> str:
+    """Name up to three candidates, or count them if they are more. `total` is e.g. `6 candidates`."""
     names = list(dict.fromkeys(item.name for item in items))
     if len(names) > MAX_NAMES:
-        return (
-            f"All {num_candidates}" if len(items) == num_candidates else f"{len(items)} of {num_candidates}"
-        )
+        return f"All {total}" if total.startswith(f"{len(items)} ") else f"{len(items)} of {total}"
     return join_words_with_and(names)
 
 
@@ -209,12 +212,10 @@ def _format_run_count(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _format_undecided_sentence(items: Sequence[Item], num_candidates: int) -> str:
+def _format_undecided_sentence(items: Sequence[Item], total: str) -> str:
     are = "is" if len(items) == 1 else "are"
     help_ = format_advice_for_undecided(items)
-    return (
-        f"{_format_candidate_names(items, num_candidates)} {are} {UNDECIDED}{f': {help_}' if help_ else ''}."
-    )
+    return f"{_format_candidate_names(items, total)} {are} {UNDECIDED}{f': {help_}' if help_ else ''}."
 
 
 def format_advice_for_undecided(items: Sequence[Item]) -> str:
@@ -223,7 +224,7 @@ def format_advice_for_undecided(items: Sequence[Item]) -> str:
     if any(not decision.is_tested for decision in decisions):
         return "measure each setting more often"
     if any(decision.is_changed_by_cut_off for decision in decisions):
-        return "the finding depends on cut-off answers, so raise generation.max_new_tokens"
+        return "the result depends on whether cut-off answers are correct, so raise generation.max_new_tokens"
     for reasons in (
         [render_notes(decision.no_evidence) for decision in decisions],
         [render_notes(decision.unplanned) for decision in decisions],
@@ -248,19 +249,21 @@ def _format_margin_advice(items: Sequence[Item]) -> str:
         more = max(0, (hardest.needed or 0) - hardest.n)
         if more:
             return f"use about {format_rounded_count(more)} more {get_sample_unit_name(hardest)} or a larger margin"
-    if units := _get_cluster_nouns_if_few_clusters(items):
-        return f"add questions of new {units[0]}, or allow a larger margin. More questions per {units[1]} hardly help"
+    if limit := _describe_precision_limit_of_clusters(items):
+        return f"{limit[0]}. {limit[1]}"
     return f"use more {get_sample_unit_name(items[0].decision)} or a larger margin"
 
 
-def _get_cluster_nouns_if_few_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
+def _describe_precision_limit_of_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
+    """Return a reason and an advice; None if there are enough clusters."""
     few = next((item for item in items if item.decision.counts.get("few")), None)
     if few is None:
         return None
-    if not few.decision.counts.get("clusters"):
+    clusters = few.decision.counts.get("clusters")
+    if not clusters:
         return None
-    word = get_cluster_noun(few.row.run)
-    return f"{word}s", word
+    noun = get_cluster_noun(few.row.run)
+    return f"the {clusters:,} {noun}s limit the precision", f"Add questions from new {noun}s"
 
 
 def _format_detection_advice(items: Sequence[Item]) -> str:
@@ -276,10 +279,10 @@ def _format_detection_advice(items: Sequence[Item]) -> str:
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
         return f"{shown}; use more {counted}"
-    if units := _get_cluster_nouns_if_few_clusters(items):
-        return f"{shown}. Add questions of new {units[0]}; more questions per {units[1]} hardly help"
+    if limit := _describe_precision_limit_of_clusters(items):
+        return f"{shown}, because {limit[0]}. {limit[1]}"
     if any(decision.counts.get("few") for decision in decisions):
-        return f"{shown}. Add questions; more answers per question hardly help"
+        return f"{shown}. Add questions: they limit the precision, not the answers per question"
     for target in TARGETS:
         if not hardest.can_plan_detection or (
             hardest.detectable is not None and target >= hardest.detectable

@@ -270,7 +270,8 @@ def format_simultaneous_intervals_note(decisions: Iterable[Decision]) -> str:
         (decision.comparisons for decision in decisions if has_simultaneous_interval(decision)), default=0
     )
     return (
-        f"The intervals of differences hold together for {comparisons} comparisons. With fewer, each is narrower."
+        f"Difference intervals are simultaneous 95 % intervals for {comparisons} comparisons; fewer give narrower "
+        "ones."
         if comparisons
         else ""
     )

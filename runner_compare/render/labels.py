@@ -73,14 +73,22 @@ def format_row_name(row: TableRow, keys: list[str]) -> str:
     return " ".join(values) or row.run.job_id
 
 
-def shorten_row_names(rows: Sequence[TableRow], keys: Sequence[str], max_chars: int) -> list[str]:
+def shorten_row_names(
+    rows: Sequence[TableRow], keys: Sequence[str], max_chars: int, *, with_keys: bool = False
+) -> list[str]:
+    """Name rows by their config values. `with_keys` writes keys also before self-explanatory values."""
     values = {key: shorten_paths([f"{row.config[key]}" for row in rows]) for key in keys}
     differing = [key for key in keys if len({*values[key]}) > 1] or keys
     names = []
     for index, row in enumerate(rows):
         shown = [(key, values[key][index]) for key in differing if row.config[key] is not None]
         cut = [(key, value if len(value) <= max_chars else f"…{value[-max_chars:]}") for key, value in shown]
-        assigned = [value if is_self_explanatory(key) else f"{key_label(key)}={value}" for key, value in cut]
+        assigned = [
+            value
+            if key == TEAM or (is_self_explanatory(key) and not with_keys)
+            else f"{key_label(key)}={value}"
+            for key, value in cut
+        ]
         names.append(" ".join(assigned) or row.run.job_id)
     return names
 

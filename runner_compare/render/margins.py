@@ -41,6 +41,15 @@ def format_significance_level(num_comparisons: int) -> str:
     return f"{100 * comparison_level(num_comparisons):.2g} %{shared}"
 
 
+def format_margin_with_measure(decision: Decision) -> str:
+    """Format a margin with its measure, e.g. `2 points of accuracy` or `5 % of load_s`."""
+    if find_quantity(decision) is ACCURACIES:
+        return f"{format_margin(decision)} of accuracy"
+    return (
+        f"{format_margin(decision)} of {decision.measure}" if decision.is_ratio else format_margin(decision)
+    )
+
+
 def format_margin(decision: Decision) -> str:
     """Format a decision's margin with its unit, e.g. `2 points` or `0.01 nats/token`."""
     assert decision.margin is not None

@@ -120,7 +120,7 @@ NOTES: dict[str, Template] = {
     "sets_differ": "the question sets have different effects: the mean does not apply to each set: {shown}",
     # why nothing is decided, and what would tell more
     "mostly_cut_off": "most answers are cut off",
-    "cut_off_decides": "the finding depends on cut-off answers",
+    "cut_off_decides": "the result depends on whether cut-off answers are correct",
     "none_solved": "neither run solves any question",
     "few_read": _format_few_extracted_answers_note,
     "no_evidence": "{why}; {fix}",

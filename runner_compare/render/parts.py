@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from runner_base import format_count, join_first_names
 from runner_compare.features.registry import load_sections
 from runner_compare.model.comparison import Comparison, ReportPart, SentenceWithFinding, TableGrid, css_class
@@ -12,11 +15,13 @@ from runner_compare.render.conclusion import conclusion_text, format_candidate_n
 from runner_compare.render.effects import format_high_error_rate_warning, format_simultaneous_intervals_note
 from runner_compare.render.findings import format_finding_sentences
 from runner_compare.render.labels import MAX_NAMES, format_row_name, get_cluster_noun
-from runner_compare.render.margins import format_margin
+from runner_compare.render.margins import format_margin_with_measure
 from runner_compare.render.notes import ACTED_ON, render_notes
 from runner_compare.render.short_table import build_default_output_columns, build_default_ratio_columns
 from runner_compare.section import HasRequirements, RowSentences
 
+DATA = "task.data"
+DATA_NAME = re.compile(r"(?!null$)\w[\w.-]*(/[\w.-]+)?")  # a data set's name or Hub id, not a long path
 MAX_REASONS = 3  # why runs are not compared that the default output names
 
 
@@ -122,19 +127,26 @@ def format_removable_limitations(table: Table) -> list[str]:
 
 
 def format_table_title_parts(table: Table) -> list[str]:
-    """Return the parts of a table's title line: task, runs, questions, baseline and margins."""
-    parts = [table.task, format_count(len(table.rows), "run")]
+    """Return the parts of a table's title line: task, data, runs, questions, baseline and margins."""
+    parts = [f"task={table.task}{_format_shared_data_set(table)}", format_count(len(table.rows), "run")]
     if asked := format_sample_counts(table):
         parts.append(asked)
     if table.baseline:
         parts.append(f"baseline {format_baseline(table)}")
     margins = [
-        format_margin(effect)
+        format_margin_with_measure(effect)
         for row in table.candidate_rows
         for effect in row.effects
         if effect.margin is not None
     ]
     return parts + [f"margin {margin}" for margin in dict.fromkeys(margins)]
+
+
+def _format_shared_data_set(table: Table) -> str:
+    """Return ` task.data=NAME` if all runs use the same named data set."""
+    names = {row.run.params.get(DATA) for row in table.rows}
+    name = (names.pop() if len(names) == 1 else None) or ""
+    return f" {DATA}={name}" if DATA_NAME.fullmatch(name) else ""
 
 
 def format_sample_counts(table: Table) -> str:
@@ -154,10 +166,21 @@ def format_sample_counts(table: Table) -> str:
     each = " each" if len(runs) > 1 and len(counts) == 1 else ""
     text = f"{number_of} {what}{'s' * (counts[-1] != 1)}{each}"
     answers = max(run.max_answers_per_question for run in runs)
-    clusters = {run.metrics.get("families") for run in runs}
-    if len(clusters) == 1 and (shared := clusters.pop()) and not any(run.over_seeds for run in runs):
-        text += f", from {shared:,.0f} {get_cluster_noun(runs[0])}s"
+    clusters = [run.metrics.get("families") for run in runs]
+    if not any(run.over_seeds for run in runs):
+        text += _format_cluster_counts(clusters, get_cluster_noun(runs[0]))
     return f"{text} · {answers} answers to each" if answers > 1 else text
+
+
+def _format_cluster_counts(clusters: Sequence[float | None], noun: str) -> str:
+    """Return the number of clusters of all runs, e.g. ` in 18 clusters (templates)`."""
+    known = sorted(count for count in clusters if count)
+    if len(known) < len(clusters):
+        return f", clustered in {len(known)} of {len(clusters)} runs" if known else ""
+    low, high = known[0], known[-1]
+    count = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    what = "" if noun == "cluster" else f" ({noun}s)"
+    return f" in {count} cluster{'s' * (high != 1)}{what}"
 
 
 def _count_questions(run: Run) -> int:

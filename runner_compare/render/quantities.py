@@ -187,7 +187,7 @@ METHODS: dict[str, MethodTexts] = {
     ),
     Method.sequential: MethodTexts(
         ACCURACIES,
-        interval="always-valid {confidence:g} % interval",
+        interval="anytime-valid {confidence:g} % interval",
         legend="For runs with early stopping, p and interval come from an "
         "e-process and are valid at any time.",
     ),
@@ -226,8 +226,10 @@ def format_more_data_hint(decision: Decision) -> str:
     if not decision.counts.get("few"):
         return ""
     if decision.counts["clusters"]:
-        return "use questions of new clusters, because more questions per cluster hardly help"
-    return "use more questions, because more answers per question hardly help"
+        return (
+            "use questions from new clusters: the clusters limit the precision, not the number of questions"
+        )
+    return "use more questions: the questions limit the precision, not the answers per question"
 
 
 def format_worst_case_condition(decision: Decision) -> str:

@@ -18,7 +18,7 @@ from runner_compare.render.columns import (
     format_accuracy,
     format_metric_with_interval,
 )
-from runner_compare.render.effects import format_effect
+from runner_compare.render.effects import format_effect, get_sample_unit_name
 from runner_compare.render.labels import (
     format_number,
     format_rounded_count,
@@ -75,7 +75,8 @@ def build_comparison_columns(table: Table) -> list[Column]:
     ]
     needed = [format_additional_questions(row.effect) for row in rows]
     if any(needed):
-        columns.append(Column("more needed", needed, drop_order=MORE_NEEDED, use=ColumnUse.verdict))
+        unit = next(get_sample_unit_name(row.effect) for row in rows if row.effect)
+        columns.append(Column(f"more\n{unit}\nneeded", needed, drop_order=MORE_NEEDED, use=ColumnUse.verdict))
     return columns
 
 
@@ -178,7 +179,7 @@ def _build_kl_memory_and_speed_columns(table: Table) -> list[Column]:
         )
     if any(MEMORY in row.run.metrics for row in rows):
         cells = [format_number(row.run.metrics.get(MEMORY)) for row in rows]
-        columns.append(Column("model\nMiB", cells, drop_order=MEMORY_ORDER, use=ColumnUse.memory))
+        columns.append(Column(find_metric(MEMORY).head, cells, drop_order=MEMORY_ORDER, use=ColumnUse.memory))
     speed = next((key for key in SPEEDS if any(key in row.run.metrics for row in rows)), None)
     if speed and table.compared_metric is None:
         cells = [_short_speed(row.run.metrics.get(speed)) for row in rows]

@@ -1,6 +1,6 @@
 """Simulates statistical power and sample size of jobs with early stopping.
 
-The always-valid test may decide after any question, and pays for it: for the same power it
+The anytime-valid test may decide after any question, and pays for it: for the same power it
 needs up to twice the questions of a fixed sample. The final test of all questions saves a part
 of them. Simulated courses have a fixed seed, and are evaluated at regular intervals.
 """
@@ -77,7 +77,7 @@ def plan_early_stop_questions(
 class SimulatedStops:
     """Decisions of simulated jobs. The arrays have one value per job."""
 
-    worse: Any  # questions after which the always-valid test decides; infinity if never
+    worse: Any  # questions after which the anytime-valid test decides; infinity if never
     as_good: Any
     is_worse_finally: Any  # whether the final test decides at the last question
     as_good_finally: dict[int, int]  # jobs that the final test decides, by the number of questions

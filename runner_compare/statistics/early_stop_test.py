@@ -1,6 +1,6 @@
-"""Test of a job that stops early: the always-valid test after each question, and a final test at the limit.
+"""Test of a job that stops early: the anytime-valid test after each question, and a final test at the limit.
 
-The always-valid test needs up to twice the questions of a test with a fixed number. So 15 % of
+The anytime-valid test needs up to twice the questions of a test with a fixed number. So 15 % of
 the error rate are kept for one more test of all pairs, if a job answers all its questions
 without a decision. The errors of both tests add up to the error rate: the final test's number
 of questions, the job's limit, is fixed before the run. A job that reuses the answers of a job
@@ -20,7 +20,7 @@ from runner_compare.statistics.stats import ALPHA
 
 @dataclass(frozen=True)
 class ErrorParts:
-    """Parts of a comparison's error rate for the always-valid test and for the final test."""
+    """Parts of a comparison's error rate for the anytime-valid test and for the final test."""
 
     sequential: float = 1.0
     final: float = 0.0
@@ -99,7 +99,7 @@ class EarlyStopPairs:
         return min(1.0, *ps)
 
     def _decide_by_final_test(self, sequential_side: Side, null_difference: float) -> Side:
-        """Return the decision of the always-valid test, or else of the final test."""
+        """Return the decision of the anytime-valid test, or else of the final test."""
         if sequential_side is not Side.open or self.final is None:
             return sequential_side
         if self._compute_final_p_value(null_difference) > self.level * self.parts.final:

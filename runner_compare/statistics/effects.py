@@ -120,7 +120,7 @@ class Test(ABC):
         return 1.0
 
     def decide_side_of_null(self, null_value: float) -> Side:
-        """Return whether the always-valid test shows that the true difference is above or below a null value.
+        """Return whether the anytime-valid test shows that the true difference is above or below a null value.
 
         The part of the error rate that this test may use was fixed before the run.
         """

@@ -1,4 +1,4 @@
-"""Always-valid test of paired verdicts, which may be evaluated after each new pair.
+"""Anytime-valid test of paired verdicts, which may be evaluated after each new pair.
 
 An exact test is made for a single look. If one tests again and again, and stops at the
 first p-value below 0.05, one finds a difference between equals far too often. So this test
@@ -86,14 +86,14 @@ def compute_log_e_value(wins: int, losses: int, ties: int, null_difference: floa
 
 @lru_cache(maxsize=1 << 16)  # a simulation uses the same counts again and again
 def compute_sequential_p_value(wins: int, losses: int) -> float:
-    """Return the always-valid p-value against no difference, from the discordant pairs."""
+    """Return the anytime-valid p-value against no difference, from the discordant pairs."""
     most = max(compute_log_e_value(wins, losses, 0), compute_log_e_value(losses, wins, 0))
     return min(1.0, 2 * math.exp(-most))
 
 
 @dataclass
 class SequentialPairs:
-    """Counts of wins, losses and ties in question order, and the decisions of the always-valid test."""
+    """Counts of wins, losses and ties in question order, and the decisions of the anytime-valid test."""
 
     level: float = ALPHA  # of all decisions together, and of the interval
     margin: float | None = None  # a difference of minus this is decided about, too

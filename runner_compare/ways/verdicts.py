@@ -136,7 +136,7 @@ def _engine_note(run: Run, base: Run) -> Note | None:
 
 
 def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunComparison:
-    """Compare two runs by the always-valid test. This test is used even if neither run stopped early.
+    """Compare two runs by the anytime-valid test. This test is used even if neither run stopped early.
 
     Choosing between two tests would find too many differences.
     """

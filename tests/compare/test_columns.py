@@ -128,15 +128,18 @@ def test_by_default_a_pipe_gets_the_answer_and_one_table_of_100_columns(
     judge_example(table.rows, {"accuracy": 0.02})
     lines = lines_in_a_pipe(table)
     assert max(map(len, lines)) <= 100
-    title = "gsm8k · 3 runs · 1,000 questions each · baseline quantization=none · margin 2 points"
-    assert lines[0] == title
-    assert lines[1].startswith(f"nf4 is worse by more than 2 points. int8 is {UNDECIDED}: ")
+    assert lines[0] == "task=gsm8k · 3 runs · 1,000 questions each · baseline quantization=none"
+    assert lines[1] == "margin 2 points of accuracy"
+    assert lines[2].startswith(f"nf4 is worse by more than 2 points. int8 is {UNDECIDED}: ")
     head = next(number for number, line in enumerate(lines) if line.startswith("quantization"))
     rows = [line.split() for line in lines[head + 2 : head + 5]]
-    assert lines[head - 1].split() == ["model", "decode"]
+    assert [line.split() for line in lines[head - 2 : head]] == [
+        ["more", "weights"],
+        ["questions", "+KV+act", "decode"],
+    ]
     assert lines[head].split() == [
         *("quantization", "accuracy", "[95", "%]", "points", "vs", "none", "[95", "%]"),
-        *("verdict", "more", "needed", "MiB", "tok/s"),
+        *("verdict", "needed", "MiB", "tok/s"),
     ]
     assert rows[0][-3:] == ["baseline", "843", "21.2k"]
     assert rows[2] == [

@@ -37,7 +37,7 @@ def test_few_questions_decide_nothing_and_the_answer_says_how_many_would_do() ->
     text = conclusion(*(McNemarTest(1, 2, 20) for _ in range(10)))
     needed = plan_questions_to_detect(estimate_disagreement_rate(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
-    assert text.startswith(f"All 10 are {UNDECIDED}: ")
+    assert text.startswith(f"All 10 candidates are {UNDECIDED}: ")
     about = count_in(text, "questions to detect 5 points")
     assert needed <= about <= 1.01 * needed
 
@@ -45,10 +45,10 @@ def test_few_questions_decide_nothing_and_the_answer_says_how_many_would_do() ->
 def test_each_finding_names_its_candidates() -> None:
     effects = [McNemarTest(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     worse, better, undecided = sentences(*effects)
-    assert (worse, better) == ("q1 is worse.", "q0 is better.")
+    assert (worse, better) == ("q1 is worse than the baseline.", "q0 is better than the baseline.")
     assert undecided.startswith(f"q2 and q3 are {UNDECIDED}: differences below 4.8 points ")
     assert count_in(undecided, "questions to detect 2 points") == 2_100
-    assert conclusion(McNemarTest(2, 60, 500)) == "q0 is worse."
+    assert conclusion(McNemarTest(2, 60, 500)) == "q0 is worse than the baseline."
     few = conclusion(McNemarTest(0, 0, 3))
     assert few.startswith(f"q0 is {UNDECIDED}: 3 questions are too few ")
     assert count_in(few, "questions to detect 5 points") == 578
@@ -58,7 +58,7 @@ def test_with_a_margin_the_answer_tells_all_verdicts_apart() -> None:
     tables = ((200, 100), (20, 20), (5, 25), (20, 220), (100, 120))
     worse, others, undecided = sentences(*(McNemarTest(*it, 2000) for it in tables), accuracy=0.02)
     assert worse == "q2 is worse by less than 2 points; q3 is worse by more than 2 points."
-    assert others == "q0 is better; q1 has no loss above 2 points."
+    assert others == "q0 is better than the baseline; q1 has no loss above 2 points."
     assert undecided.startswith(f"q4 is {UNDECIDED}: ")
     assert undecided.endswith(" more questions or a larger margin.")
     both = conclusion(McNemarTest(10, 60, 1000), McNemarTest(9, 61, 1000), accuracy=0.05)
@@ -84,7 +84,7 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
     assert sentences(slower, alike) == ["q0 (load_s) is larger.", f"q1 (load_s) is {UNDECIDED}."]
     assert conclusion(SequentialTest([(True, True)] * 9)) == f"q0 is {UNDECIDED}."
     assert sentences("no baseline", McNemarTest(2, 60, 500)) == [
-        "q1 is worse.",
+        "q1 is worse than the baseline.",
         "1 run could not be compared.",
     ]
     assert conclusion("no baseline", "none") == "2 runs could not be compared."
@@ -105,7 +105,7 @@ def test_a_candidate_that_was_compared_several_times_gets_one_sentence() -> None
     fp4, int8, advice = format_conclusion_sentences(rows[1:])
     assert fp4 == f"fp4 is worse by more than 2 points on test and {UNDECIDED} on hard5."
     assert int8 == "int8 has no loss above 2 points on test."
-    assert advice.startswith("To decide: ")
+    assert advice.startswith("Undecided: ")
     several = [
         replace(row, config=row.config | {"quantization.name": f"q{at}"}) for at, row in enumerate(rows)
     ]
@@ -116,9 +116,9 @@ def test_the_answer_has_at_most_three_sentences_and_names_few_candidates() -> No
     effects = [McNemarTest(*it, 500) for it in [(60, 20)] * 5 + [(2, 60)] * 5 + [(10, 12)] * 5]
     answer = sentences(*effects, "other")
     assert len(answer) == 4
-    assert answer[0] == "5 of 15 are worse."
-    assert answer[1] == "5 of 15 are better."
-    assert answer[2].startswith(f"5 of 15 are {UNDECIDED}: ")
+    assert answer[0] == "5 of 15 candidates are worse than the baseline."
+    assert answer[1] == "5 of 15 candidates are better than the baseline."
+    assert answer[2].startswith(f"5 of 15 candidates are {UNDECIDED}: ")
     assert answer[3] == "1 run could not be compared."
 
 

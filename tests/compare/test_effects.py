@@ -279,9 +279,9 @@ def test_few_families_are_told_what_would_show_more() -> None:
             (it,) = decide_comparisons(
                 [MeanFlipTest(differences, [number % families for number in range(1200)], "template")]
             )
-            more = " Use questions of new clusters, because more questions per cluster hardly help."
+            more = " Use questions from new clusters: the clusters limit the precision, not the number of questions."
             assert (more in format_finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
     (it,) = decide_comparisons([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
-    more = "se more questions, because more answers per question hardly help"
+    more = "se more questions: the questions limit the precision, not the answers per question"
     assert more in format_finding_sentence(row(it), [])
     assert "Add questions" in conclusion_text([row(it)])

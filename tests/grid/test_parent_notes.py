@@ -78,7 +78,7 @@ def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote
     assert run.data.tags["best"] == "lora=embedded"
     verdict = run.data.tags["verdict"]
     assert verdict.startswith("gsm8k, compared with lora=none: ")
-    assert verdict.endswith(" is better.")
+    assert verdict.endswith(" is better than the baseline.")
     note = run.data.tags["mlflow.note.content"]
     assert "| lora=embedded |" in note
     assert note.startswith(f"- {verdict}")

@@ -508,7 +508,7 @@ def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     output_dir = ["--output-dir", str(grid.output_dir)]
     done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)
     assert (done.returncode, done.stderr.split()) == (0, ["mlflow"])
-    assert f"nf4 is worse on test and {UNDECIDED} on train." in done.stdout
+    assert f"nf4 is worse than the baseline on test and {UNDECIDED} on train." in done.stdout
 
 
 def test_jobs_with_errors_are_left_out_by_name_unless_counted(store: Store, show: Any) -> None:

@@ -42,8 +42,8 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     assert "Δ is −15.0 … 0.0 [−21.6, +2.2] points. Raise generation.max_new_tokens" in said
     assert "does not depend on the cut-off answers (5 of 200 answers here): Δ −15.0 … −12.5" in said
     answer = (
-        f"int8 is worse. nf4 is {UNDECIDED}: the finding depends on cut-off answers, "
-        "so raise generation.max_new_tokens."
+        f"int8 is worse than the baseline. nf4 is {UNDECIDED}: the result depends on whether cut-off answers "
+        "are correct, so raise generation.max_new_tokens."
     )
     assert answer in said
 

@@ -40,7 +40,7 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     assert comparison["finding"] == "worse"
     assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both runs answered"
     _, out, _ = show("early", "--baseline", BASELINE)
-    assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
+    assert "nf4 vs none (n=40): worse (Δ −25.0 points, anytime-valid 95 % interval" in out
     assert (
         "For runs with early stopping, p and interval come from an e-process and are valid at any time. Holm is the"
         in out
@@ -106,7 +106,7 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, r
     )
     assert ran_on["remark"] == "ran-on used early stopping"
     _, out, _ = show("shares", "--baseline", BASELINE)
-    assert "always-valid 98.3 % interval" in out
+    assert "anytime-valid 98.3 % interval" in out
     assert "p=0.013, times 3 comparisons 0.039" in out
     assert "no other run changes the verdict." in out
     assert "Holm is the p-value after" not in out

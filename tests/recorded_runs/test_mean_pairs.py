@@ -47,7 +47,10 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
     assert "Undecided within 5 points" in out
     assert "would decide" not in out, "20 families say too little to plan from"
-    assert " Use questions of new clusters, because more questions per cluster hardly help." in out
+    assert (
+        " Use questions from new clusters: the clusters limit the precision, not the number of questions."
+        in out
+    )
     assert " % power" in out
     assert " points (" in out
     assert " if whole clusters are lost)" in out

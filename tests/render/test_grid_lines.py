@@ -29,9 +29,12 @@ SCORED = {
 
 def test_a_line_has_score_speed_and_time() -> None:
     cells = build_job_cells(SCORED)
-    assert cells.filled() == ["94.6 % [78.4, 97.5]", "7,229 tok/s", "7.0 s"]
+    assert cells.filled() == ["accuracy 94.6 % [78.4, 97.5]", "7,229 tok/s", "7.0 s"]
     line = grid_lines.format_ended_job_line("[3/8]", "quantization=int8 task.split=test", 34, cells, "")
-    assert line == "[3/8] quantization=int8 task.split=test    94.6 % [78.4, 97.5]   7,229 tok/s    7.0 s"
+    assert (
+        line
+        == "[3/8] quantization=int8 task.split=test    accuracy 94.6 % [78.4, 97.5]   7,229 tok/s    7.0 s"
+    )
     assert len(line) <= 100
 
 
@@ -50,8 +53,8 @@ def test_the_cells_of_a_grid_stand_below_each_other() -> None:
 @pytest.mark.parametrize(
     ("metrics", "score"),
     [
-        ({"acc": 0.5, "acc_low": 0.4, "acc_high": 0.6}, "50.0 % [40.0, 60.0]"),
-        ({"accuracy": 1.0}, "100.0 %"),
+        ({"acc": 0.5, "acc_low": 0.4, "acc_high": 0.6}, "accuracy 50.0 % [40.0, 60.0]"),
+        ({"accuracy": 1.0}, "accuracy 100.0 %"),
         ({"log_likelihood_nats_per_token": -0.5}, "log-likelihood −0.50000 nats/token"),
         ({"best_decode_tok_per_s": 1234.0}, "at most 1,234 tok/s"),
         ({"peak_over_baseline_mib": 35.2}, "peak 35 MiB"),

@@ -215,7 +215,7 @@ MARGIN = {"margin": 0.02, "needed": 2340, "there": None, "jobs": 3, "seconds": 1
         (
             note("detectable", **DETECTABLE | {"least": None, "by_bets": True, "comparisons": 1}),
             "500 questions per job can detect only the largest possible difference from "
-            "quantization=none with 80% power. Assumptions: 1 comparison, always-valid tests (early "
+            "quantization=none with 80% power. Assumptions: 1 comparison, anytime-valid tests (early "
             "stopping); 10% of verdicts differ, a typical value, so 10.0 points is the largest "
             "possible difference",
         ),

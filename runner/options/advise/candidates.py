@@ -69,6 +69,10 @@ class Candidate:
     problem: Note | None = None  # why it is rejected
     notes: list[str] = field(default_factory=list)  # what is not as its name promises
 
+    def list_differing_overrides(self, other: Candidate) -> tuple[str, ...]:
+        """Return the overrides that another candidate lacks, or all if there are none."""
+        return tuple(word for word in self.overrides if word not in other.overrides) or tuple(self.overrides)
+
     @property
     def batch_size(self) -> int:
         """Number of sequences decoded at once."""

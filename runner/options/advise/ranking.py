@@ -54,14 +54,15 @@ def rank_candidates(candidates: Sequence[Candidate], is_memory_limited: bool = F
         ] or free
         ranked.append(min(first, key=order.sort_key))
         left.remove(ranked[-1])
-    for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
-        reason = order.explain_candidate_order(number, after, rank_from_1)
+    for number, after in pairwise(ranked):
+        reason = order.explain_candidate_order(number, after)
         why = reason.values.get("why")
         is_level = isinstance(why, Note) and why.code == "alike"
+        other = candidates[after].list_differing_overrides(candidates[number])
         candidates[number].before_next = (
-            note("level", rank=rank_from_1, reason=reason)
+            note("level", other=other, reason=reason)
             if is_level
-            else note("before", rank=rank_from_1, reason=reason)
+            else note("before", other=other, reason=reason)
         )
     return [candidates[number] for number in ranked]
 
@@ -170,12 +171,12 @@ class _PairwiseOrder:
             candidate_index,
         )
 
-    def explain_candidate_order(self, better_index: int, worse_index: int, rank: int) -> Note:
+    def explain_candidate_order(self, better_index: int, worse_index: int) -> Note:
         if self.is_more_accurate(better_index, worse_index):
             return self._describe_accuracy_difference(better_index, worse_index)
         why, known = (
             self._describe_deciding_criterion(better_index, worse_index),
-            self._describe_accuracies(better_index, worse_index, rank),
+            self._describe_accuracies(better_index, worse_index),
         )
         return note("reason", why=why, known=known)
 
@@ -203,12 +204,14 @@ class _PairwiseOrder:
             return note("less_memory", mib=candidate.best_known_mib, other_mib=next_candidate.best_known_mib)
         return note("alike")
 
-    def _describe_accuracies(self, first: int, second: int, rank: int) -> Note:
-        accuracy, next_accuracy = self.candidates[first].accuracy, self.candidates[second].accuracy
+    def _describe_accuracies(self, first: int, second: int) -> Note:
+        candidate, next_candidate = self.candidates[first], self.candidates[second]
+        accuracy, next_accuracy = candidate.accuracy, next_candidate.accuracy
         if accuracy is None and next_accuracy is None:
             return note("accuracy_unknown")
         if accuracy is None or next_accuracy is None:
-            return note("accuracy_of_one_unknown", rank=rank + (next_accuracy is None))
+            other = () if accuracy is None else next_candidate.list_differing_overrides(candidate)
+            return note("accuracy_of_one_unknown", other=other)
         if (first, second) not in self.shown:
             return note("accuracies_incomparable")
         return note("no_difference", own=accuracy, other=next_accuracy)
@@ -246,8 +249,13 @@ def _describe_speed_difference(candidate: Candidate, other: Candidate) -> Note:
         return note("faster", each_s=each_s, other_s=other_s)
     if candidate.has_recorded_time == other.has_recorded_time:
         return note("faster_at_most", each_s=candidate.max_s_per_question, other_s=other.max_s_per_question)
-    source, spread = other.time.source, other.time.spread
-    return note("recorded_time", each_s=each_s, other_s=other_s, source=source, spread=spread)
+    return note(
+        "recorded_time",
+        each_s=each_s,
+        other_s=other_s,
+        other=other.list_differing_overrides(candidate),
+        spread=other.time.spread,
+    )
 
 
 def _is_faster(first: Candidate, second: Candidate) -> bool:

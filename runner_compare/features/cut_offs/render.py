@@ -21,8 +21,9 @@ from runner_compare.statistics.floor_effects import LIMIT
 
 ENDS = ("at_worst", "at_best")
 LEGEND = (
-    "Without limit: the difference if all cut-off answers are wrong … right (those of the baseline the reverse), with "
-    "an interval around both ends. Only what both ends show is a finding, and Holm is that of the larger p."
+    "Bounds: the accuracy and the difference if all cut-off answers count as wrong … as correct (those of the baseline "
+    "the reverse), with an interval around both bounds. Only what both bounds show is a finding. Holm is that of the "
+    "larger p."
 )
 
 

@@ -21,7 +21,7 @@ class CutOffs(Section):
             return {}
         return {
             ColumnSlot.accuracy: [
-                Column("accuracy\nwithout limit", list(map(format_accuracy_bounds, table.rows)), drop_order=1)
+                Column("accuracy\nbounds", list(map(format_accuracy_bounds, table.rows)), drop_order=1)
             ]
         }
 

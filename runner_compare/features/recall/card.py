@@ -65,7 +65,7 @@ class RecallCard:
             facts = {"effective_length": f"{describe_effective_context_length(found)}, {within}"}
         tables = {BY_DEPTH: build_recall_by_depth_table_rows(findings)}
         if by_kind := build_effective_length_rows(findings):
-            tables[effective_length_title(findings.margin, "of the shortest, by kind")] = by_kind
+            tables[effective_length_title(findings.margin, by_kind=True)] = by_kind
         return cls(
             metrics,
             facts,

@@ -24,12 +24,12 @@ from runner_compare.render.effects import explain_impossible_verdict, format_eff
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_verdict
-from runner_compare.render.quantities import format_more_data_hint
+from runner_compare.render.quantities import ACCURACIES, find_quantity, format_more_data_hint
 from runner_compare.statistics import ALPHA, Decision, MarginVerdict
 from runner_compare.statistics.run_ratios import compute_min_runs_per_job
 
 WARNING = "WARN"
-UNDECIDED = "ASK: the data do not suffice for a decision (exit code 3)"
+UNDECIDED = "ASK: the data do not suffice for a decision, so more questions are needed (exit code 3)"
 WIDTH = max(map(len, GateVerdict))
 GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
@@ -37,7 +37,13 @@ LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
 
 def format_report(report: GateReport) -> str:
     """Return the report as text: the overall verdict first, then one line per check."""
-    lines = [f"{report.verdict:<{WIDTH}}{GAP}{_describe_compared_candidates(report)}"]
+    lines = textwrap.wrap(
+        f"{report.verdict:<{WIDTH}}{GAP}{_describe_compared_candidates(report)}",
+        LINE_WIDTH,
+        subsequent_indent=" " * len(f"{'':<{WIDTH}}{GAP}"),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
     rows = [
         (
             get_verdict_name(check),
@@ -80,7 +86,7 @@ def format_one_line_report(report: GateReport) -> str:
         for verdict in WORST_FIRST
         if counts[verdict]
     ]
-    return f"{report.verdict}: {' · '.join(named)} (baseline {report.baseline})"
+    return f"{report.verdict}: {' · '.join(named)} (baseline {report.baseline_setting})"
 
 
 def format_markdown(report: GateReport) -> str:
@@ -175,7 +181,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield f"{measure}a loss of more than {format_margin(decision)} is possible, but not shown"
         return
     if decision.verdict is MarginVerdict.undecided:
-        yield f"{measure}a loss of more than {format_margin(decision)} is neither shown nor excluded"
+        yield f"{measure}{_describe_undecided_loss(check, decision)}"
     else:
         yield measure + format_verdict(decision.verdict, format_margin(decision))
     if text := render_note(check.reason, NOTES):
@@ -192,11 +198,20 @@ def _describe_margin(check: Check) -> Iterator[str]:
         yield missing_runs
     elif why := explain_impossible_verdict(decision):
         yield why
-    elif check.further_questions:
-        time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
-        yield f"about {format_rounded_count(check.further_questions)} more {get_sample_unit_name(decision)}{time}"
-    elif hint := format_more_data_hint(decision):
+    elif hint := "" if check.further_questions else format_more_data_hint(decision):
         yield hint
+
+
+def _describe_undecided_loss(check: Check, decision: Decision) -> str:
+    """Describe an undecided margin, and the number of further questions if more questions would decide."""
+    undecided = f"a loss of more than {format_margin(decision)} is neither shown nor excluded"
+    if decision.is_changed_by_cut_off or decision.is_ratio or explain_impossible_verdict(decision):
+        return undecided  # more questions would not decide
+    unit = get_sample_unit_name(decision)
+    if not check.further_questions:
+        return f"needs more {unit}: {undecided}"
+    time = "" if check.further_s is None else f" ({format_duration(check.further_s)})"
+    return f"needs about {format_rounded_count(check.further_questions)} more {unit}{time}: {undecided}"
 
 
 def _describe_missing_runs(decision: Decision) -> str:
@@ -214,8 +229,22 @@ def format_difference(check: Check) -> str:
 
 def _describe_compared_candidates(report: GateReport) -> str:
     candidates = format_count(len(report.candidates), "candidate")
-    questions = f", {format_count(report.num_questions, 'question')}" if report.num_questions else ""
     error = ""
     if report.policy.has_margins and len(report.candidates) > 1:
-        error = f"; at most 5 % wrong verdicts{' for each' * report.policy.is_each}"
-    return f"{candidates} against {report.baseline}{questions}{error}"
+        wrong = "a wrong verdict for each candidate" if report.policy.is_each else "any wrong verdict"
+        error = f"; at most 5 % chance of {wrong}"
+    return f"{candidates} against baseline {report.baseline_setting}{_describe_questions(report)}{error}"
+
+
+def _describe_questions(report: GateReport) -> str:
+    """Return the number of questions, and whether the tests treat them as independent or as clusters."""
+    if not report.num_questions:
+        return ""
+    decisions = [check.decision for candidate in report.candidates for check in candidate.checks]
+    clusters = {
+        each.counts.get("clusters") for each in decisions if each and find_quantity(each) is ACCURACIES
+    }
+    count = clusters.pop() if len(clusters) == 1 else 0
+    if count is None:
+        return f", {format_count(report.num_questions, 'independent question')}"
+    return f", {format_count(report.num_questions, 'question')}" + f" in {count:,} clusters" * bool(count)

@@ -89,13 +89,13 @@ def table() -> Table:
 
 def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) -> None:
     columns = {column.head: column.cells for column in build_recall_length_columns(table)}
-    assert dict(zip(columns["rope"], columns["at\nleast"], strict=True)) == {
+    assert dict(zip(columns["rope"], columns["effective\nlength ≥"], strict=True)) == {
         "native": "1,024", "linear": "4,096", "yarn": "4,096", "dynamic": "–"
     }  # fmt: skip
-    assert dict(zip(columns["rope"], columns["less\nthan"], strict=True)) == {
+    assert dict(zip(columns["rope"], columns["effective\nlength <"], strict=True)) == {
         "native": "2,048", "linear": "8,192", "yarn": "8,192", "dynamic": "–"
     }  # fmt: skip
-    assert columns["8,192"][columns["rope"].index("yarn")] == "50"
+    assert columns["% at\n8,192"][columns["rope"].index("yarn")] == "50"
     for grid in build_table_part(table).grids[1:]:
         fitted = fit_table_to_width(grid.columns, 100)
         assert not fitted.left_out
@@ -122,10 +122,10 @@ def test_a_lost_depth_is_named_and_in_the_control_none_is() -> None:
     lost = table_of(
         {"native": planted(dict.fromkeys(LENGTHS, 20)), "linear": planted(dict.fromkeys(LENGTHS, 20), 0.5)}
     )
-    said = [line for line in table_sentences(lost) if "depends on the depth" in line]
+    said = [line for line in table_sentences(lost) if "depends on the needle's depth" in line]
     assert len(said) == 1
     assert said[0].startswith(
-        "linear: recall depends on the depth: "
+        "linear: recall depends on the needle's depth (0: start of the text, 1: end): "
         "in texts of 4,096 tokens, recall is lower at depth 0.5 (0 %, elsewhere 100 %, p=0.0002)"
     )
     assert "in texts of 8,192 tokens, recall is lower at depth 0.5 (" in said[0]

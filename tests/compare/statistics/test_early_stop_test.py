@@ -20,7 +20,7 @@ from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilso
 
 Pair = tuple[bool, bool]
 WIN, LOSS, TIE = (True, False), (False, True), (True, True)
-# wins and losses by turns, so that the always-valid test never sees a run of either
+# wins and losses by turns, so that the anytime-valid test never sees a run of either
 EQUAL = [LOSS, *[TIE] * 9, WIN, *[TIE] * 9] * 100
 WORSE = [LOSS, LOSS, WIN] * 26
 

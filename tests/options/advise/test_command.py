@@ -129,7 +129,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     assert sum(parts) == predicted
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.options.advise")
-    assert ": recorded on this machine" in again.out
+    assert "each), measured on this machine. A rerun" in again.out
     assert "of 2 questions, recorded (gsm8k-" in again.out
     other = runner(*job, "task.split=hard5", "--quick", module="runner.options.advise")
     assert "of 2 questions" not in other.out, "the record is of other questions"

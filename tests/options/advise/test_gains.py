@@ -44,20 +44,15 @@ def words(config: Any, rows: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (1, "faster at 1 row"),
-        (4, "no difference shown at 4 rows"),
-        (8, "slower at 8 rows"),
-        (2, "not measured at 2 rows"),
-    ],
+    ("rows", "said"), [(1, "faster"), (4, "no difference shown"), (8, "slower"), (2, "not measured")]
 )
 def test_a_gain_is_said_where_it_was_measured(swept: Any, rows: int, said: str) -> None:
     write(swept, figures(ENDS))
     asked = replace(swept, generation=GenerationConfig())
     assert words(asked, rows) == [
-        f"generation.speculate=draft: {said}; measured speedups: 1.20 [1.10, 1.30] at 1 row, "
-        "1.02 [0.90, 1.10] at 4 rows, 0.70 [0.60, 0.80] at 8 rows (recorded in job)"
+        f"generation.speculate=draft: {said} at batch size {rows}. Measured speedups [95 %]: "
+        "1.20 [1.10, 1.30] at batch size 1 (faster), 1.02 [0.90, 1.10] at batch size 4 (no difference shown), "
+        "0.70 [0.60, 0.80] at batch size 8 (slower), recorded in job"
     ]
 
 
@@ -78,10 +73,10 @@ def test_each_kind_of_guesses_has_a_line(swept: Any) -> None:
     lookup = replace(swept, generation=GenerationConfig(speculate="ngram"))
     write(lookup, figures({1: (0.9, 0.8, 0.95)}), "lookup")
     draft, ngram = words(swept, 1)
-    assert draft.startswith("generation.speculate=draft: faster at 1 row;")
+    assert draft.startswith("generation.speculate=draft: faster at batch size 1.")
     assert ngram == (
-        "generation.speculate=ngram: slower at 1 row; measured speedups: 0.90 [0.80, 0.95] at 1 row "
-        "(recorded in lookup)"
+        "generation.speculate=ngram: slower at batch size 1. Measured speedups [95 %]: "
+        "0.90 [0.80, 0.95] at batch size 1 (slower), recorded in lookup"
     )
 
 
@@ -93,6 +88,8 @@ def test_the_command_shows_it(
     asked = ["model=embedded", f"output_dir={swept.output_dir}", "generation.batch_size=8"]
     assert advise.main([*asked, "--quick"]) == 0
     first, *others = capsys.readouterr().out.split("\n\n")[1:]
-    line = "   speculation  generation.speculate=draft: slower at 8 rows; measured speedups: 1.20"
+    line = (
+        "   speculation  generation.speculate=draft: slower at batch size 8. Measured speedups [95 %]: 1.20"
+    )
     assert line in first
     assert not any("speculation" in one for one in others), "another format was not measured"

@@ -29,7 +29,9 @@ def candidate(make_config: Callable[..., Any]) -> Make:
         model: str, seconds: float | None, solved: Sequence[bool] | None = None, quantization: str = "none"
     ) -> Candidate:
         config = make_config(task=Gsm8kConfig(limit=100), quantization=CHOICES[quantization]())
-        it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
+        it = Candidate(
+            [f"model={model}", f"quantization={quantization}"], config, model, is_asked=model == "mine"
+        )
         it.time = None if seconds is None else Estimate(100 * seconds, 0.2, EstimateBasis.recorded)
         if solved is not None:
             answers = {(number, "?", "1"): RecordedAnswer(right, "") for number, right in enumerate(solved)}
@@ -104,7 +106,7 @@ def test_published_losses_count_until_both_accuracies_are_known(candidate: Make)
     assert rank_candidates([small, plain]) == [plain, small]
     assert reasons(plain) == {
         "published_loss": {"quantization": "none", "other": "nf4"},
-        "accuracy_of_one_unknown": {"rank": 2},
+        "accuracy_of_one_unknown": {"other": ("quantization=nf4",)},
     }
     small = candidate("mine", 1, right(101), "nf4")
     assert rank_candidates([plain, small]) == [small, plain], "both are known, and nothing is lost here"
@@ -254,7 +256,8 @@ def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: 
     recorded, guessed = candidate("a", 1.2), candidate("b", 1.0)
     guessed.time = Estimate(100.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["a", "b"]
-    times = {"each_s": 1.2, "other_s": 1, "source": EstimateBasis.guessed, "spread": 0.85}
+    other = ("model=b",)
+    times = {"each_s": 1.2, "other_s": 1, "other": other, "spread": 0.85}
     assert reasons(recorded) == {"recorded_time": times, "accuracy_unknown": {}}
     guessed.time = Estimate(20.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["b", "a"], "far faster than its error"

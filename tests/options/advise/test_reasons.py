@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from runner.estimates.speed import EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.recorded_kl import RecordedKl
 from runner.options.advise.render.notes import NOTES
@@ -26,8 +25,12 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
     ("fact", "sentence"),
     [
         (
-            note("level", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
-            "level with 2: no criterion prefers one of the two; both accuracies are unmeasured",
+            note(
+                "level",
+                other=("quantization=int8",),
+                reason=note("reason", why=note("alike"), known=note("accuracy_unknown")),
+            ),
+            "level with quantization=int8: no criterion prefers one of the two; both accuracies are unmeasured",
         ),
         (
             note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
@@ -42,7 +45,11 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
             "accuracy does not differ significantly (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
         ),
         (note("accuracies_incomparable"), "their recorded accuracies cannot be compared"),
-        (note("accuracy_of_one_unknown", rank=2), "the accuracy of 2 is not measured"),
+        (
+            note("accuracy_of_one_unknown", other=("quantization=int8",)),
+            "the accuracy of quantization=int8 is not measured",
+        ),
+        (note("accuracy_of_one_unknown", other=()), "the accuracy of this candidate is not measured"),
         (
             note("is_reference", **KLS),
             "this candidate is the reference model plain. The next candidate has KL 0.02 nats/token",
@@ -67,8 +74,8 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         (note("faster", **PAIR), "estimated to be faster: 1.20 s per question instead of 1.00"),
         (note("faster_at_most", **PAIR), "estimated to take at most 1.20 s per question instead of 1.00"),
         (
-            note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
-            "the time of this candidate is recorded (1.20 s per question), the time of the other one is not (1.00 s, guessed, ± 85%)",
+            note("recorded_time", other=("quantization=int8",), spread=0.85, **PAIR),
+            "measured here (1.20 s per question), quantization=int8 only estimated (1.00 s, ± 85%)",
         ),
         (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory: 1,000 MiB instead of 2,000"),
         (

@@ -43,7 +43,9 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
     metrics = result.metrics
     assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (12, 7)
     assert not [name for name in metrics if name.startswith("temporal")], "one round has no round before it"
-    assert format_headline_metrics(metrics)["edges"] == "spatial 12 → 7"
+    assert format_headline_metrics(metrics)["agent graph"] == (
+        "edges before → after training: 12 → 7 within a round (spatial)"
+    )
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
     assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
     assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)

@@ -62,13 +62,13 @@ NOTES: Mapping[str, Template] = {
         f"but the limit is {limit_s:g}"
     ),
     # why one is before the next one
-    "before": lambda rank, reason: f"above {rank + 1}: {reason}",
-    "level": lambda rank, reason: f"level with {rank + 1}: {reason}",
+    "before": lambda other, reason: f"above {' '.join(other)}: {reason}",
+    "level": lambda other, reason: f"level with {' '.join(other)}: {reason}",
     "reason": "{why}; {known}",
     "more_accurate": _describe_accuracy_gain,
     "is_reference": _describe_reference,
     "closer": _describe_lower_kl,
-    "published_loss": ("published tests of other models find less loss for {quantization} than for {other}"),
+    "published_loss": "published tests of other models find less loss for {quantization} than for {other}",
     "no_worse": _describe_time_and_memory_gains,
     "named": "this is the requested model",
     "time_unknown": (
@@ -76,15 +76,17 @@ NOTES: Mapping[str, Template] = {
     ),
     "faster": "estimated to be faster: {each_s:,.2f} s per question instead of {other_s:,.2f}",
     "faster_at_most": "estimated to take at most {each_s:,.2f} s per question instead of {other_s:,.2f}",
-    "recorded_time": (
-        "the time of this candidate is recorded ({each_s:,.2f} s per question), the time of the other one is not "
-        "({other_s:,.2f} s, {source}, ± {spread:.0%})"
+    "recorded_time": lambda each_s, other_s, other, spread: (
+        f"measured here ({each_s:,.2f} s per question), {' '.join(other)} only estimated "
+        f"({other_s:,.2f} s, ± {spread:.0%})"
     ),
     "less_memory": "less memory: {mib:,.0f} MiB instead of {other_mib:,.0f}",
     "alike": "no criterion prefers one of the two",
     # what is known of their accuracies
     "accuracy_unknown": "both accuracies are unmeasured",
-    "accuracy_of_one_unknown": "the accuracy of {rank} is not measured",
+    "accuracy_of_one_unknown": lambda other: (
+        f"the accuracy of {' '.join(other) or 'this candidate'} is not measured"
+    ),
     "accuracies_incomparable": "their recorded accuracies cannot be compared",
     "no_difference": _describe_no_difference,
 }

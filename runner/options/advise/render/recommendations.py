@@ -90,13 +90,14 @@ def format_job_command(candidate: Candidate) -> str:
 
 def _describe_memory(candidate: Candidate) -> str:
     assert candidate.fit is not None
+    predicted = f"{candidate.memory_mib:,.0f} = {_format_peak_memory_components(candidate.fit.predicted)}"
     if candidate.measured_mib is not None:
-        peak = f"{candidate.measured_mib:,.0f} MiB recorded on this machine, {candidate.memory_mib:,.0f} MiB predicted"
+        peak = f"{candidate.measured_mib:,.0f} MiB measured on this machine (predicted: {predicted})"
     else:
-        peak = f"{candidate.memory_mib:,.0f} MiB predicted"
+        peak = f"predicted MiB: {predicted}"
     is_tight = candidate.best_known_mib > TIGHT * candidate.allowed_mib
     tight = f"; close to the limit of {candidate.allowed_mib:,.0f} MiB" if is_tight else ""
-    return f"{peak} ({_format_peak_memory_components(candidate.fit.predicted)}){tight}"
+    return f"{peak}{tight}"
 
 
 def _format_peak_memory_components(predicted: Footprint) -> str:
@@ -106,12 +107,12 @@ def _format_peak_memory_components(predicted: Footprint) -> str:
     peak = predicted.peak_memory_parts
     total = round(predicted.total_mib + PROCESS_MIB)
     if (doing := ONE_PART.get(peak.phase)) is not None:
-        return f"{doing} the model {total - round(PROCESS_MIB):,}, process {PROCESS_MIB:,.0f}"
+        return f"{doing} the model {total - round(PROCESS_MIB):,} + process {PROCESS_MIB:,.0f}"
     in_file = predicted.weight_mib - predicted.resident_weight_mib
     resident = f" of {predicted.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""
     weights, kv_cache, activations = map(round, (peak.weight_mib, peak.kv_cache_mib, peak.activation_mib))
     return (
-        f"weights {weights:,}{resident}, KV cache {kv_cache:,}, activations {activations:,}, "
+        f"weights {weights:,}{resident} + KV cache {kv_cache:,} + activations {activations:,} + "
         f"process {total - weights - kv_cache - activations:,}"
     )
 
@@ -123,15 +124,15 @@ def _describe_time(candidate: Candidate) -> str:
     estimate = candidate.time
     count = round(estimate.seconds / each_s) if each_s else 0
     work = f"for {format_count(count, 'question')}"
-    known = f"{format_duration(estimate.seconds)} {work} ({each_s:,.2f} s each), ± {estimate.spread:.0%}"
+    known = f"{format_duration(estimate.seconds)} {work} ({each_s:,.2f} s each)"
     if estimate.source is EstimateBasis.recorded:
-        return f"{known}: recorded on this machine"
+        return f"{known}, measured on this machine. A rerun may differ by ± {estimate.spread:.0%}"
     is_measured = estimate.source is EstimateBasis.calibrated
     basis = "estimated from a measured speed" if is_measured else "a rough estimate"
     if estimate.is_upper_bound:
         seconds = estimate.seconds * (1 + estimate.spread)
         return f"up to {format_duration(seconds)} {work}: {basis} for answers of maximum length"
-    return f"{known}: {basis}"
+    return f"{known}, ± {estimate.spread:.0%}: {basis}"
 
 
 def _describe_accuracy(candidate: Candidate) -> str:

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from runner.options.advise.speculation_gains import GUESSES, RecordedSpeedup
-from runner_base import format_count
+
+FINDINGS = {True: "faster", False: "slower", None: "no difference shown"}
 
 
 def describe_speedups(speedups: list[RecordedSpeedup], batch_size: int) -> list[str]:
-    """Return one line per drafter with its measured speedups, and whether it is faster at `batch_size`."""
+    """Return one line per drafter: whether it is faster at `batch_size`, and its measured speedups."""
     lines = []
     for speculate in dict.fromkeys(gain.speculate for gain in speedups):
         own = [gain for gain in speedups if gain.speculate == speculate]
         here = next((gain for gain in own if gain.rows == batch_size), None)
         asked = f"{GUESSES}={speculate}"
-        if here is None:
-            said = f"not measured at {format_count(batch_size, 'row')}"
-        elif here.is_faster is None:
-            said = f"no difference shown at {format_count(batch_size, 'row')}"
-        else:
-            said = f"{'faster' if here.is_faster else 'slower'} at {format_count(batch_size, 'row')}"
+        finding = "not measured" if here is None else FINDINGS[here.is_faster]
         measured = ", ".join(_format_speedup(gain) for gain in own)
-        recorded = f"recorded in {own[0].job_id}"
-        lines.append(f"{asked}: {said}; measured speedups: {measured} ({recorded})")
+        lines.append(
+            f"{asked}: {finding} at batch size {batch_size}. Measured speedups [95 %]: {measured}, recorded in "
+            f"{own[0].job_id}"
+        )
     return lines
 
 
 def _format_speedup(speedup: RecordedSpeedup) -> str:
-    """Format a speedup with its confidence interval and its batch size."""
-    return (
-        f"{speedup.gain:.2f} [{speedup.low:.2f}, {speedup.high:.2f}] at {format_count(speedup.rows, 'row')}"
-    )
+    """Format a speedup with its confidence interval, its batch size and its finding."""
+    finding = FINDINGS[speedup.is_faster]
+    interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
+    return f"{speedup.gain:.2f} {interval} at batch size {speedup.rows} ({finding})"

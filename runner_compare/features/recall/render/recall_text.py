@@ -14,7 +14,9 @@ from runner_compare.statistics.effective_length import EffectiveLength
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import LostDepths
 
+DEPTH_SCALE = "0: start of the text, 1: end"
 NEAR_ZERO = 0.35  # a recall whose interval is below
+NOT_SHOWN = "not shown"  # no test shows a loss
 IN_SEVERAL_PLACES = "several"  # depths, of what is asked for
 
 
@@ -30,11 +32,10 @@ def format_reached(effective_length: EffectiveLength | None) -> str:
 
 def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
     """Format the shortest text length with a significant recall loss, for a table cell."""
-    return (
-        ABSENT
-        if effective_length is None or effective_length.first_lost_length is None
-        else f"{effective_length.first_lost_length:,}"
-    )
+    if effective_length is None:
+        return ABSENT
+    lost = effective_length.first_lost_length
+    return NOT_SHOWN if lost is None else f"{lost:,}"
 
 
 def describe_effective_context_length(effective_length: EffectiveLength) -> str:
@@ -109,8 +110,9 @@ def explain_undecided_effective_length(findings: RecallFindings) -> str:
         return "the effective length is unknown, because recall is too low even at the shortest length."
     if found is None or not found.undecided_lengths:
         return ""
-    lengths = ", ".join(f"{length:,}" for length in found.undecided_lengths)
-    return f"the effective length is {UNDECIDED} at {lengths} tokens. {_format_needed_units(findings)}"
+    *shorter, longest = (f"{length:,}" for length in found.undecided_lengths)
+    lengths = f"{', '.join(shorter)} or {longest}" if shorter else longest
+    return f"no test shows whether the effective length reaches {lengths} tokens. {_format_needed_units(findings)}"
 
 
 def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
@@ -118,13 +120,10 @@ def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[s
     if none.
     """
     shown = [lost for lost in findings.lost_depths if lost.is_significant]
-    places = [
-        f"{lost.length:,} tokens (depth {lost.first:g} to {lost.last:g})".replace(
-            f"depth {lost.first:g} to {lost.first:g}", f"depth {lost.first:g}"
-        )
-        for lost in shown
-    ]
-    return [f"recall depends on the depth at {', '.join(places)}."] * bool(places)
+    places = [f"at {_name_depths(lost)} in {lost.length:,} tokens" for lost in shown]
+    return [f"recall depends on the needle's depth ({DEPTH_SCALE}). It is lower {', '.join(places)}."] * bool(
+        places
+    )
 
 
 def format_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
@@ -133,19 +132,23 @@ def format_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
     if not shown:
         return []
     parts = [describe_depths_with_recall_loss(lost) for lost in shown]
-    return [f"recall depends on the depth: {'; '.join(parts)}. p is adjusted for all depths and lengths."]
+    return [
+        f"recall depends on the needle's depth ({DEPTH_SCALE}): {'; '.join(parts)}. "
+        "p is adjusted for all depths and lengths."
+    ]
 
 
 def describe_depths_with_recall_loss(lost_depths: LostDepths) -> str:
     """Describe the depths at which recall is lower than at other depths, for texts of one length."""
-    at = (
-        f"depth {lost_depths.first:g}"
-        if lost_depths.first == lost_depths.last
-        else f"depths {lost_depths.first:g} to {lost_depths.last:g}"
-    )
     shares = f"{format_percent(lost_depths.recall)} %, elsewhere {format_percent(lost_depths.rest)} %"
     p = f"p={format_p_value(lost_depths.p)}".replace("=<", "<")
-    return f"in texts of {lost_depths.length:,} tokens, recall is lower at {at} ({shares}, {p})"
+    return f"in texts of {lost_depths.length:,} tokens, recall is lower at {_name_depths(lost_depths)} ({shares}, {p})"
+
+
+def _name_depths(lost_depths: LostDepths) -> str:
+    if lost_depths.first == lost_depths.last:
+        return f"depth {lost_depths.first:g}"
+    return f"depths {lost_depths.first:g} to {lost_depths.last:g}"
 
 
 def build_recall_by_depth_table_rows(findings: RecallFindings) -> list[dict[str, Any]]:

@@ -79,9 +79,10 @@ def format_short_recall_sentences(table: Table) -> list[str]:
     ]
 
 
-def effective_length_title(margin: float, reference: str = "of the shortest") -> str:
-    condition = f"recall within {format_margin_points(margin)} {reference}"
-    return f"effective length in tokens ({condition}), recall [%] by length"
+def effective_length_title(margin: float, by_kind: bool = False) -> str:
+    condition = f"recall within {format_margin_points(margin)} of the shortest text's"
+    kinds = " by kind of question" * by_kind
+    return f"effective length in tokens{kinds} ({condition}); recall in % by length"
 
 
 def build_recall_length_columns(table: Table) -> list[Column]:
@@ -90,12 +91,12 @@ def build_recall_length_columns(table: Table) -> list[Column]:
     columns = [
         *build_row_name_columns_for(table, rows),
         Column(
-            "at\nleast",
+            "effective\nlength ≥",
             [format_reached(of_row.effective_length) for of_row in findings],
             use=ColumnUse.result,
         ),
         Column(
-            "less\nthan",
+            "effective\nlength <",
             [format_first_lost_length(of_row.effective_length) for of_row in findings],
             use=ColumnUse.result,
         ),
@@ -103,7 +104,7 @@ def build_recall_length_columns(table: Table) -> list[Column]:
     shares = [{length.length: length.share for length in of_row.length_recalls} for of_row in findings]
     for length in sorted({length for of_row in shares for length in of_row}):
         cells = [format_percent(of_row[length]) if length in of_row else ABSENT for of_row in shares]
-        columns.append(Column(f"{length:,}", cells, use=ColumnUse.difference))
+        columns.append(Column(f"% at\n{length:,}", cells, use=ColumnUse.difference))
     return columns
 
 
@@ -163,10 +164,10 @@ def format_recall_legend(table: Table) -> str:
     )
     return (
         "Effective length: the longest text length at which recall is lower than at the shortest by at most "
-        f"{format_margin_points(table_margin(table))} ({OPTION}). At least: "
-        "a test shows so at this and all shorter lengths. "
-        f"Less than: a test shows the opposite. Lengths between are {UNDECIDED}. All of them hold together in 95 % of "
-        f"cases; {about_texts}."
+        f"{format_margin_points(table_margin(table))} ({OPTION}). "
+        "Length ≥: a test shows so at this and all shorter lengths. "
+        f"Length <: a test shows the opposite. Lengths between are {UNDECIDED}. All bounds are "
+        f"simultaneous 95 % bounds; {about_texts}."
     )
 
 
