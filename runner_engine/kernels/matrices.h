@@ -14,6 +14,9 @@
 #else
 #define PANELS_AT_ONCE 1
 #endif
+#ifndef PANEL_REACH
+#define PANEL_REACH 2048 /* bytes of a panel that few rows prefetch ahead */
+#endif
 #define CACHED_ROW_BYTES (384 * 1024)           /* of rows that stay in the second-level cache beside a panel */
 #define MIN_ROW_BLOCK (4 * REGISTER_ROWS)       /* fewer rows are not worth reading the weights for */
 #define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
@@ -169,6 +172,11 @@ typedef struct {
   const char *first, *second;
   int64_t lines;
 } next_weights;
+
+/* The address that is read `reach` bytes after `at`, in a panel up to `end`, behind which `then` is read */
+INLINE const char *find_address_ahead(const char *at, int64_t reach, const char *end, const char *then) {
+  return at + reach < end ? at + reach : then + (at + reach - end);
+}
 
 /* Bytes of the weights of one output; size: of a plain number */
 INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {

@@ -116,7 +116,8 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 #ifndef HAS_AVX512_VNNI
     const int64_t left = m->outputs - u->output[i];
     portable_sums(p->workspace->bytes + row * padded(p->inputs), rows, p->inputs, (const int8_t *)(i ? u->second : u->first),
-                  left < PANEL ? left : PANEL, (int32_t *)y + i * PANEL, stride, i ? next.second : next.first, next.lines);
+                  left < PANEL ? left : PANEL, (int32_t *)y + i * PANEL, stride, i ? next.second : next.first, next.lines,
+                  i || !u->second ? next.first : u->second);
 #endif
     NAME(scale_byte_sums)(p, m, u->output[i], row, rows, y + i * PANEL, stride);
   }
@@ -131,10 +132,6 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 #undef FOR_FORMAT
 #if defined(HAS_TILES) && PACK == 2
 #include "tile_products.h"
-#endif
-
-#ifndef PANEL_REACH
-#define PANEL_REACH 2048 /* bytes of a panel that few rows prefetch ahead */
 #endif
 
 /* Multiplies a panel or two by rows that go through them once, and so wait for memory. Each is prefetched a little ahead of

@@ -42,7 +42,45 @@ INLINE __m128i sum_of_lanes(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* y [R, stride] = the int32 sums of R quantized rows x with `count` outputs of a panel, in the library's layout */
+/* The int32 sums of a single quantized row x with the weights of one output, lane by lane. `end`: of the panel, behind which
+   `then` is read */
+INLINE __m512i sum_int8_output(const uint8_t *x, int64_t inputs, const char *weights, const char *end, const char *then) {
+  __m512i sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  int64_t k = 0;
+  for (; k + 4 * CACHE_LINE <= inputs; k += 4 * CACHE_LINE) {
+    const char *ahead = find_address_ahead(weights + k, PANEL_REACH, end, then);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const int64_t at = k + i * CACHE_LINE;
+      __builtin_prefetch(ahead + i * CACHE_LINE, 0, 2);
+      sum[i % 2] = _mm512_dpbusd_epi32(sum[i % 2], _mm512_loadu_si512(x + at), _mm512_loadu_si512(weights + at));
+    }
+  }
+  for (; k < inputs; k += CACHE_LINE) {
+    const __mmask64 mask = inputs - k < 64 ? (1ull << (inputs - k)) - 1 : ~0ull;
+    __builtin_prefetch(find_address_ahead(weights + k, PANEL_REACH, end, then), 0, 2);
+    sum[0] = _mm512_dpbusd_epi32(sum[0], _mm512_loadu_si512(x + k), _mm512_maskz_loadu_epi8(mask, weights + k));
+  }
+  return _mm512_add_epi32(sum[0], sum[1]);
+}
+
+/* y = the int32 sums of a single quantized row x with `count` outputs of a panel, in the library's layout. A single row waits
+   for memory, so weights are read in the order in which they lie there: four outputs at a time took up to 1.6 times as long.
+   `then` is read behind the panel. */
+static void multiply_int8_row_in_order(const uint8_t *x, int64_t inputs, const char *panel, int64_t count, float *y,
+                                       const char *then) {
+  const char *end = panel + count * inputs;
+  for (int64_t o = 0; o < count; o += 4) {
+    __m512i sum[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++)
+      sum[j] = sum_int8_output(x, inputs, panel + (o + j < count ? o + j : count - 1) * inputs, end, then);
+    _mm_storeu_si128((__m128i *)(y + o), sum_of_lanes(sum[0], sum[1], sum[2], sum[3]));
+  }
+}
+
+/* y [R, stride] = the int32 sums of R quantized rows x with `count` outputs of a panel, in the library's layout: several rows
+   share the loads of four outputs. */
 INLINE void few_int8_sums(const int R, const uint8_t *x, int64_t inputs, const char *panel, int64_t count, float *y,
                           int64_t stride, const char *next) {
   for (int64_t o = 0; o < count; o += 4) {
@@ -74,18 +112,20 @@ INLINE void few_int8_sums(const int R, const uint8_t *x, int64_t inputs, const c
   }
 }
 
-/* The same for a pair of panels */
+/* The sums of few rows with a pair of panels */
 static void few_row_sums(const product *p, const panel_pair *u, int rows, const uint8_t *bytes, float *y,
                          next_weights next) {
   const int64_t stride = u->second ? 2 * PANEL : PANEL;
   for (int i = 0; i <= !!u->second; i++) {
-    const int64_t left = u->of[i]->outputs - u->output[i];
-#define CASE(N)                                                                                                  \
-  case N:                                                                                                        \
-    few_int8_sums(N, bytes, p->inputs, i ? u->second : u->first, left < PANEL ? left : PANEL, y + i * PANEL, stride, \
-                  i ? next.second : next.first);                                                                 \
-    break;
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
+    const int64_t left = u->of[i]->outputs - u->output[i], count = left < PANEL ? left : PANEL;
+    const char *panel = i ? u->second : u->first;
+    if (rows == 1) {
+      multiply_int8_row_in_order(bytes, p->inputs, panel, count, y + i * PANEL, i || !u->second ? next.first : u->second);
+      continue;
+    }
+#define CASE(N)                                                                                                          \
+  case N: few_int8_sums(N, bytes, p->inputs, panel, count, y + i * PANEL, stride, i ? next.second : next.first); break;
+    switch (rows) { CASE(2) CASE(3) CASE(4) }
 #undef CASE
   }
 }

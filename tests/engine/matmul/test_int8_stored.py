@@ -25,6 +25,8 @@ from runner_engine.models.layouts.int8 import Int8Layout
 KERNELS = native.load_kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))  # inputs, outputs
+# panels shorter and longer than a single row prefetches ahead; whole cache lines and parts; outputs left over
+FEW_ROWS_SHAPES = ((4160, 70), (513, 37), (256, 3), (1023, 129), (520, 64), (63, 34))
 COUNTS = (1, 2, 4, 5, 12, 29, 200)
 
 
@@ -93,6 +95,34 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
                 inputs,
                 count,
             )
+
+
+@has_kernels
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_rows_of_panels_of_any_size_have_the_bits_of_the_formula(count: int) -> None:
+    """A single row reads weights in the order of memory, several rows read four outputs at a time."""
+    assert KERNELS is not None
+    for inputs, outputs in FEW_ROWS_SHAPES:
+        layer = layer_of(inputs, outputs, KINDS["static with a zero point"])
+        weights = int8_stored.build_kernel_weights(layer, 0)
+        rows = rows_of(count, inputs, torch.float32)
+        workspace = torch.empty(
+            compute_quantized_workspace_nbytes(count, inputs, torch.get_num_threads()), dtype=torch.uint8
+        )
+        found = multiply_with_kernel(KERNELS, rows, weights, workspace)
+        assert torch.equal(found, by_formula(layer, rows)), (inputs, outputs)
+
+
+@has_compiler
+@is_x86
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_processors_have_the_bits_of_the_formula_for_a_single_row(target: str) -> None:
+    function = function_for(target)
+    for inputs, outputs in FEW_ROWS_SHAPES:
+        layer = layer_of(inputs, outputs, KINDS["static with a zero point"], torch.bfloat16)
+        rows = rows_of(1, inputs, torch.bfloat16)
+        found = product_by(function, rows, int8_stored.build_kernel_weights(layer, 0))
+        assert torch.equal(found, by_formula(layer, rows)), (target, inputs, outputs)
 
 
 @has_kernels
