@@ -89,11 +89,11 @@ class _FusedExperts:
         _check_expert_format(expert_format)
         self.module, self.form = module, expert_format
         self.fused = {
-            matrix: _require_unquantized_parameter(module, expert_format.fused_name(matrix))
+            matrix: require_unquantized_parameter(module, expert_format.fused_name(matrix))
             for matrix in expert_format.matrices
         }
         self.biases = {
-            matrix: _require_unquantized_parameter(module, f"{expert_format.fused_name(matrix)}_bias")
+            matrix: require_unquantized_parameter(module, f"{expert_format.fused_name(matrix)}_bias")
             if expert_format.has_bias
             else None
             for matrix in self.fused
@@ -104,7 +104,7 @@ class _FusedExperts:
             raise UnsupportedExperts(note("expert_formats_differ"))
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        formula = _require_gate_formula(self._apply_gate, self.module, self.form)
+        formula = require_gate_formula(self._apply_gate, self.module, self.form)
         names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
         of_name = {
             name: tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
@@ -112,7 +112,7 @@ class _FusedExperts:
         }
         is_packed = read_forced_matmul_backend() not in NOT_OURS and all(
             can_pack_in_place(
-                _require_unquantized_parameter(self.module, name),
+                require_unquantized_parameter(self.module, name),
                 self.form,
                 matrices,
                 context.kernels.panel_width,
@@ -132,7 +132,7 @@ class _FusedExperts:
         width, tile_rows = context.kernels.panel_width, context.tile_rows.get(self.dtype, 0)
         packed = [
             PackedParameter.pack(
-                _require_unquantized_parameter(self.module, name), self.form, matrices, width, context.mapped
+                require_unquantized_parameter(self.module, name), self.form, matrices, width, context.mapped
             )
             for name, matrices in of_name.items()
         ]
@@ -198,7 +198,7 @@ class _SeparateExpertSource:
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
         form = self.form
-        formula = _require_gate_formula(self.module.apply_gate, self.module._family[0], form)
+        formula = require_gate_formula(self.module.apply_gate, self.module._family[0], form)
         weights = [self._get_layer_weights(layer, context) for layer in self.layers]
         kernels, workspace = context.kernels, context.workspace
         return ExpertLayer.from_weights(weights, formula, form.has_gate, kernels, workspace, self.dtype), []
@@ -216,7 +216,7 @@ def _check_expert_format(expert_format: ExpertFormat) -> None:
         raise UnsupportedExperts(note("norm_after_expert"))
 
 
-def _require_gate_formula(
+def require_gate_formula(
     apply_gate: Callable[..., torch.Tensor], original_experts: nn.Module, expert_format: ExpertFormat
 ) -> GateFormula:
     formula = find_c_formula_for_gate(apply_gate, original_experts, expert_format.has_gate)
@@ -225,7 +225,7 @@ def _require_gate_formula(
     return formula
 
 
-def _require_unquantized_parameter(module: nn.Module, name: str) -> nn.Parameter:
+def require_unquantized_parameter(module: nn.Module, name: str) -> nn.Parameter:
     """Return a module's parameter.
 
     Raises UnsupportedExperts unless the parameter is an unquantized tensor on the CPU.

@@ -18,9 +18,10 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts import takes_sorted_rows
+from runner_engine.experts import is_expert_block, takes_sorted_rows
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.backend_choice import read_forced_backend
+from runner_engine.matmul.grouped.expert_blocks import read_expert_block
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
 from runner_engine.matmul.grouped.expert_packing import PackedParameter
 from runner_engine.matmul.grouped.expert_sources import ExpertReadContext, ExpertSource, find_experts
@@ -35,7 +36,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 @dataclass
 class GroupedExperts:
-    """Expert layers of a model whose `forward` methods are replaced by C calls."""
+    """Expert layers of a model that C computes, in place of `forward` or in the fused forward pass alone."""
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -62,6 +63,9 @@ class GroupedExperts:
         )
         for module in list(model.modules()):
             try:
+                if is_expert_block(module):
+                    found.layers[module] = read_expert_block(module, reading)
+                    continue
                 layer = found._build_expert_layer(module, dtype, reading)
             except UnsupportedExperts as unsupported:
                 slow = note("slow_experts", reason=unsupported.reason)
@@ -83,7 +87,7 @@ class GroupedExperts:
     def restore(self) -> None:
         """Restore the original `forward` of all expert layers and the layout of packed parameters."""
         for module in self.layers:
-            del module.forward
+            vars(module).pop("forward", None)
         for packed in self.packed:
             packed.unpack()
         self.layers, self.packed = {}, []
