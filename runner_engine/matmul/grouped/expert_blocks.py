@@ -14,12 +14,8 @@ from runner_engine.experts import UnsortedRouter
 from runner_engine.experts.expert_blocks import MATRICES
 from runner_engine.kernels.c_interface import Activation
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, PlainExpertWeights, UnsupportedExperts
-from runner_engine.matmul.grouped.expert_sources import (
-    ExpertReadContext,
-    require_gate_formula,
-    require_unquantized_parameter,
-)
-from runner_engine.matmul.grouped.gate_formulas import GateFormula
+from runner_engine.matmul.grouped.expert_sources import ExpertReadContext, require_unquantized_parameter
+from runner_engine.matmul.grouped.gate_formulas import GateFormula, find_c_formula_for_gate
 from runner_engine.matmul.layer_weights import LayerWeights
 from runner_engine.models.lora.adapted_parameters import has_adapted_parameters
 
@@ -43,9 +39,11 @@ def read_expert_block(block: Any, context: ExpertReadContext) -> ExpertLayer:
     if len({first.dtype, second.dtype, bias.dtype}) > 1:
         raise UnsupportedExperts(note("expert_formats_differ"))
     has_gate = hasattr(block, "activation")
-    formula = GateFormula(Activation.relu)  # in the trial: a fused forward pass has attention there
+    formula: GateFormula | None = GateFormula(Activation.relu)  # of the trial: a pass has attention there
     if has_gate:
-        formula = require_gate_formula(lambda gate, up: block.activation(gate) * up, block, has_gate=True)
+        formula = find_c_formula_for_gate(lambda gate, up: block.activation(gate) * up, block, True)
+    if formula is None:
+        raise UnsupportedExperts(note("other_gate_formula"))
     weights: list[LayerWeights] = []
     for into, out in zip(first, second, strict=True):
         weights += [PlainExpertWeights(matrix, None) for matrix in into.chunk(1 + has_gate)]

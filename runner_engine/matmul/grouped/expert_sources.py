@@ -104,7 +104,7 @@ class _FusedExperts:
             raise UnsupportedExperts(note("expert_formats_differ"))
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        formula = require_gate_formula(self._apply_gate, self.module, self.form)
+        formula = _require_gate_formula(self._apply_gate, self.module, self.form)
         names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
         of_name = {
             name: tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
@@ -198,7 +198,7 @@ class _SeparateExpertSource:
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
         form = self.form
-        formula = require_gate_formula(self.module.apply_gate, self.module._family[0], form)
+        formula = _require_gate_formula(self.module.apply_gate, self.module._family[0], form)
         weights = [self._get_layer_weights(layer, context) for layer in self.layers]
         kernels, workspace = context.kernels, context.workspace
         return ExpertLayer.from_weights(weights, formula, form.has_gate, kernels, workspace, self.dtype), []
@@ -216,7 +216,7 @@ def _check_expert_format(expert_format: ExpertFormat) -> None:
         raise UnsupportedExperts(note("norm_after_expert"))
 
 
-def require_gate_formula(
+def _require_gate_formula(
     apply_gate: Callable[..., torch.Tensor], original_experts: nn.Module, expert_format: ExpertFormat
 ) -> GateFormula:
     formula = find_c_formula_for_gate(apply_gate, original_experts, expert_format.has_gate)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from forward_pass import OFF, all_logits, with_fast_kernels
+from forward_pass import all_logits, with_fast_kernels
 from opening import make_spec, open_engine
 from streams import complete
 from torch import nn
@@ -35,6 +35,8 @@ from tools import families
 pytestmark = pytest.mark.skipif(
     native.load_kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
+# of the logits' spread: the farthest, and in 16 bits the mean of a typical row, since a last bit may choose an expert
+OFF = {Dtype.float32: 5e-5, Dtype.bfloat16: 0.04}
 CASES: dict[str, dict[str, Any]] = {
     "two experts": {"num_local_experts": 8, "kv_channels": 32},
     # a number of experts, and widths, that fill no panel
@@ -54,6 +56,8 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         for path, numbers in model.named_parameters():
             if path.endswith("bias"):  # 0 until a model is trained
                 nn.init.normal_(numbers, std=0.5)
+        # a row of zeros, as that of padding is, has equal scores for all experts
+        nn.init.normal_(model.get_input_embeddings().weight[0].data, std=0.3)
         model.save_pretrained(tmp_path / case)
         of_engine = LocalModelConfig(name=str(tmp_path / case), device="cpu", dtype=dtype)
         return open_engine(make_spec(model=of_engine, **settings))
@@ -74,7 +78,8 @@ def test_logits_are_those_of_the_model(case: str, dtype: Dtype, engine_of: Make)
         forward = Forward(loaded.model, heads)
         forward.fused = fused
         off = (all_logits(forward, with_prefix) - expected).abs()
-        assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
+        found = off.max() if dtype == Dtype.float32 else off.mean(-1).median()
+        assert found <= OFF[dtype] * expected.std()
 
 
 @pytest.mark.parametrize("case", list(CASES))
