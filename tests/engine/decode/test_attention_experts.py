@@ -57,7 +57,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             if path.endswith("bias"):  # 0 until a model is trained
                 nn.init.normal_(numbers, std=0.5)
         # a row of zeros, as that of padding is, has equal scores for all experts
-        nn.init.normal_(model.get_input_embeddings().weight[0].data, std=0.3)
+        nn.init.normal_(model.get_parameter("model.embed_tokens.weight")[0].data, std=0.3)
         model.save_pretrained(tmp_path / case)
         of_engine = LocalModelConfig(name=str(tmp_path / case), device="cpu", dtype=dtype)
         return open_engine(make_spec(model=of_engine, **settings))
