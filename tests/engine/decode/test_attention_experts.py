@@ -25,7 +25,7 @@ from runner_engine.experts import UnsortedRouter, is_expert_block
 from runner_engine.kernels import native
 from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.local.engine import LocalEngine
-from runner_engine.matmul.grouped.grouped_experts import FORCED, PLAIN
+from runner_engine.matmul.grouped.grouped_experts import FORCED, PLAIN, GroupedExperts
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
@@ -39,8 +39,11 @@ pytestmark = pytest.mark.skipif(
 OFF = {Dtype.float32: 5e-5, Dtype.bfloat16: 0.04}
 CASES: dict[str, dict[str, Any]] = {
     "two experts": {"num_local_experts": 8, "kv_channels": 32},
-    # a number of experts, and widths, that fill no panel
-    "three experts": {"num_local_experts": 5, "num_experts_per_tok": 3, "num_attention_heads": 6, "kv_channels": 48},
+    # widths that fill no panels: C reads the weights as torch has them
+    "three experts": {
+        "num_local_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 1, "num_attention_heads": 3,
+        "kv_channels": 16, "intermediate_size": 72,
+    },
     "one expert": {"num_experts_per_tok": 1, "num_attention_heads": 2},
 }  # fmt: skip
 Make = Callable[..., LocalEngine]
@@ -214,6 +217,26 @@ def test_an_unsorted_router_has_the_choice_of_each_token(attention: bool) -> Non
     assert torch.equal(logits, block.router.layer(rows))
     assert torch.equal(index, top.indices)
     assert torch.equal(weights, top.values.softmax(-1))
+
+
+@pytest.mark.parametrize(("case", "packed"), [("two experts", 8), ("three experts", 0)])
+def test_blocks_get_their_weights_back(case: str, packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And while C has packed them, their own code gives the same."""
+    monkeypatch.setitem(families.OVERRIDES, "jetmoe", CASES[case])
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(families.tiny_config("jetmoe")).eval()
+    before = {path: numbers.clone() for path, numbers in model.state_dict().items()}
+    ids = torch.randint(3, 60, (1, 9))
+    with torch.no_grad():
+        expected = model(ids).logits
+        found = GroupedExperts.replace_expert_layers(model, native.load_kernels(), {}, {})
+        assert (len(found.layers), len(found.packed), len(found.replaced)) == (4, packed, packed)
+        assert not found.notes
+        off = (model(ids).logits - expected).abs().max()
+        found.restore()
+    assert off <= OFF[Dtype.float32] * expected.std()
+    assert all(torch.equal(numbers, before[path]) for path, numbers in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_weights_that_do_not_sum_to_1_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
