@@ -219,9 +219,13 @@ def test_an_unsorted_router_has_the_choice_of_each_token(attention: bool) -> Non
     assert torch.equal(weights, top.values.softmax(-1))
 
 
-@pytest.mark.parametrize(("case", "packed"), [("two experts", 8), ("three experts", 0)])
-def test_blocks_get_their_weights_back(case: str, packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["two experts", "three experts"])
+def test_blocks_get_their_weights_back(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And while C has packed them, their own code gives the same."""
+    kernels = native.load_kernels()
+    assert kernels is not None
+    # narrower panels are filled by the matrices of attention, and not by those of the MLP
+    packed = 8 if case == "two experts" else 0 if kernels.panel_width > 16 else 4
     monkeypatch.setitem(families.OVERRIDES, "jetmoe", CASES[case])
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families.tiny_config("jetmoe")).eval()
@@ -229,7 +233,7 @@ def test_blocks_get_their_weights_back(case: str, packed: int, monkeypatch: pyte
     ids = torch.randint(3, 60, (1, 9))
     with torch.no_grad():
         expected = model(ids).logits
-        found = GroupedExperts.replace_expert_layers(model, native.load_kernels(), {}, {})
+        found = GroupedExperts.replace_expert_layers(model, kernels, {}, {})
         assert (len(found.layers), len(found.packed), len(found.replaced)) == (4, packed, packed)
         assert not found.notes
         off = (model(ids).logits - expected).abs().max()
