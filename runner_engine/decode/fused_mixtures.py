@@ -46,6 +46,7 @@ class FusedMixtures:
         self.experts, self.dtype, self.matrix_of = expert_layers, dtype, build_matrix
         self.layers = len(layers)
         self.of_layer: dict[int, Mixture] = {}
+        self.of_attention: dict[int, Mixture] = {}
         self.counts: dict[
             nn.Module, torch.Tensor
         ] = {}  # how often C has chosen each expert, by the experts' module
@@ -59,6 +60,17 @@ class FusedMixtures:
                 self.of_layer[number] = self._build_mixture_struct(found)
             except NotFusable:
                 continue
+        for number, layer in enumerate(layers):
+            found = layer.attention.experts if layer.attention else None
+            if found is None:
+                continue
+            if found.experts not in expert_layers:
+                raise NotFusable("the C kernels do not read the experts of attention")
+            self.of_attention[number] = self._build_mixture_struct(found)
+
+    @property
+    def all_mixtures(self) -> list[Mixture]:
+        return [*self.of_layer.values(), *self.of_attention.values()]
 
     @property
     def has_shared_experts(self) -> bool:
@@ -67,22 +79,25 @@ class FusedMixtures:
     @property
     def max_experts_per_token(self) -> int:
         """Largest number of active experts per token in any layer. 1 for models without experts."""
-        return max((int(one.set.chosen) for one in self.of_layer.values()), default=1)
+        return max((int(one.set.chosen) for one in self.all_mixtures), default=1)
 
     @property
     def max_inputs(self) -> int:
-        return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
+        return max((int(max(one.set.inner, one.shared_inner)) for one in self.all_mixtures), default=0)
 
     @property
     def needs_workspace(self) -> bool:
-        return any(one.set.needs_workspace for one in self.of_layer.values())
+        return any(one.set.needs_workspace for one in self.all_mixtures)
 
     def layer_fields(self, layer: int) -> dict[str, Any]:
         return {"mixture": ctypes.addressof(self.of_layer[layer])}
 
+    def attention_address(self, layer: int) -> int | None:
+        return ctypes.addressof(self.of_attention[layer]) if layer in self.of_attention else None
+
     def compute_workspace_sizes(self, num_tokens: int) -> list[int]:
         """Return the bytes of each workspace buffer for mixtures of experts (see mixture_structs.h)."""
-        all_of = list(self.of_layer.values())
+        all_of = self.all_mixtures
         if not all_of:
             return []
         size, chosen = self.dtype.itemsize, self.max_experts_per_token
@@ -95,7 +110,7 @@ class FusedMixtures:
         pieces += [
             num_tokens * 2 * shared * size,
             num_tokens * shared * size,
-            self.layers * EXPERT_PASS_BYTES,
+            2 * self.layers * EXPERT_PASS_BYTES,
         ]
         pieces += [rows * all_of[0].set.hidden * size, rows * inner * size, rows * 2 * inner * size]
         pieces += [

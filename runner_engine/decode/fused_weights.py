@@ -265,10 +265,13 @@ class FusedWeights:
             widths = self.streams.get_projection_widths(attention.shape)
             found = widths[0]
             head_norms = attention.shape.norm_queries, attention.shape.norm_keys
+        if attention.experts is not None:
+            widths = (2 * pairs // attention.experts.router.formula.chosen,)
         qkv = [
             self._build_matrix_struct(part, hidden, width)
             for part, width in zip(attention.into, widths, strict=True)
         ]
+        out = NO_MATRIX if attention.out is None else self._build_matrix_struct(attention.out, found, hidden)
         norm_q, norm_k = (self._build_norm_struct(norm, None) for norm in head_norms)
         sinks = (
             None
@@ -292,7 +295,8 @@ class FusedWeights:
             "shape": self.streams.shape_address(attention.shape),
             "qkv_count": len(qkv),
             "qkv": self._build_input_matrices(qkv),
-            "out": self._build_matrix_struct(attention.out, found, hidden),
+            "out": out,
+            "head_experts": self.mixtures.attention_address(layer_index),
             "kv": heads.layer_formats_for_kernels[heads.store_layer(kv_layer)],
         }
 

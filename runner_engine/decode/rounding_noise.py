@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner_engine.experts import SeparateExperts, detect_expert_format
+from runner_engine.experts import SeparateExperts, detect_expert_format, is_expert_block
 
 # of a part's numbers in a pass: so many that a near choice becomes another, or so few that what
 # follows stays the same
@@ -40,10 +40,7 @@ def is_within_rounding_noise(
     tested_logits and the result of compute_logits are [positions, vocabulary]. tolerance: a
     share of the logits' standard deviation. False for models without experts.
     """
-    if not any(
-        isinstance(module, SeparateExperts) or detect_expert_format(module) is not None
-        for module in model.modules()
-    ):
+    if not any(map(_has_experts, model.modules())):
         return False
     left = dict(enumerate(tested_logits))
     for seed, share in enumerate(PASSES):
@@ -57,6 +54,11 @@ def is_within_rounding_noise(
         if not left:
             return True
     return False
+
+
+def _has_experts(module: nn.Module) -> bool:
+    is_known = isinstance(module, SeparateExperts) or is_expert_block(module)
+    return is_known or detect_expert_format(module) is not None
 
 
 def compute_mean_logit_error(logits: torch.Tensor, expected: torch.Tensor) -> float:

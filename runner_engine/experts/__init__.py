@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from runner_base.lazy_imports import create_lazy_getattr
 
 if TYPE_CHECKING:
+    from runner_engine.experts.expert_blocks import UnsortedRouter as UnsortedRouter
+    from runner_engine.experts.expert_blocks import is_expert_block as is_expert_block
     from runner_engine.experts.expert_format import ExpertFormat as ExpertFormat
     from runner_engine.experts.expert_format import detect_expert_format as detect_expert_format
     from runner_engine.experts.expert_format import join_gate_and_up as join_gate_and_up
@@ -44,6 +46,8 @@ PLACES = {
     "detect_expert_format": "expert_format",  # the format of a module's fused experts, or None
     "takes_sorted_rows": "separate_experts",  # whether a module's experts get rows in their order, as Llama 4's do
     "select_expert_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
+    "is_expert_block": "expert_blocks",  # a router and the matrices of experts as JetMoE has them
+    "UnsortedRouter": "expert_blocks",  # the router of such a block, with the choice of each token
     "join_gate_and_up": "expert_format",  # gate and up activations in the order that the family's gate function takes
 }
 

@@ -181,7 +181,9 @@ class FusedLayer(ctypes.Structure):
         ),
         *build_same_type_fields(ctypes.c_int64, "qkv_count", "gated_count", "inner", "activation"),
         *build_same_type_fields(ctypes.c_int64, "has_gate", "has_cutoff", "mlp_apart", "has_no_mlp"),
-        *build_same_type_fields(ctypes.c_void_p, "mixture", "latent", "shape", "input", "streams"),
+        *build_same_type_fields(
+            ctypes.c_void_p, "mixture", "latent", "shape", "input", "streams", "head_experts"
+        ),
         ("kv", KvLayer),
         *build_same_type_fields(ctypes.c_void_p, "mixer", "beside"),
         ("qkv", Matrix * MIXER_MATRICES),

@@ -26,6 +26,7 @@ static product NAME(qkv_product)(const fused_pass *s, int64_t l) {
   void *into = s->qkv;
   if (layer->latent) width = first_width_of(s->model, layer->latent), into = s->latents.first;
   if (layer->shape) width = shaped_width(s->model, layer->shape), into = s->shaped;
+  if (layer->head_experts) into = (T *)s->qkv + s->first_key;
   return NAME(fused_product)(s, x, s->in->tokens, s->model->hidden, layer->qkv, layer->qkv_count, STORE, into, width);
 }
 
@@ -73,6 +74,7 @@ INLINE void NAME(finish_heads)(const fused_pass *s, const fused_layer *layer, in
   T *q = (T *)s->qkv + t * s->qkv_width, *k = q + s->first_key;
   if (m->has_query_gates) NAME(take_gates)(m, q, (T *)s->query_gates + t * s->q_width);
   if (m->has_heads_together) NAME(part_heads)(m, q);
+  if (layer->head_experts) NAME(spread_heads)(s, layer - s->layers, t, q, k);
   if (layer->beside) NAME(scale_heads)(s, layer->beside, q, k);
   NAME(norm_and_rotate)(m, layer, &layer->norm_q, q, m->kv_heads * m->group, position);
   NAME(norm_and_rotate)(m, layer, &layer->norm_k, k, m->kv_heads, position);

@@ -9,22 +9,26 @@
 #include "streams.h"
 #include "channels_mixer.h"
 #include "latents.h"
+#include "mixtures.h"
+#include "head_experts.h"
 #include "fused_attention.h"
 #include "fused_mlp.h"
-#include "mixtures.h"
 
 /* Attention of a layer, or its mixer, up to the norm before its MLP, if it has one; `then` comes next, or 0. */
 static void NAME(forward_attention)(const fused_pass *s, int64_t l, const product *then, phase **now) {
   const fused_layer *layer = s->layers + l;
   const product to_qkv = NAME(qkv_product)(s, l);
   const int64_t found = layer->mixer ? layer->mixer->inner : found_width(s->model, layer);
-  const product to_out = NAME(last_product)(s, layer, &layer->after_attention, found, &layer->out);
+  product to_out = {0};
+  if (!layer->head_experts) to_out = NAME(last_product)(s, layer, &layer->after_attention, found, &layer->out);
   const int is_added = NAME(adds_at_once)(s, layer, &layer->after_attention);
   product to_beside = {0};
   if (layer->beside) to_beside = NAME(beside_product)(s, layer);
 
-  const int has_products_between = layer->latent || (layer->mixer && layer->mixer->kind == CHANNELS_MIXER);
+  const int has_products_between =
+      layer->latent || layer->head_experts || (layer->mixer && layer->mixer->kind == CHANNELS_MIXER);
   if (layer->streams) NAME(forward_low_rank)(s, layer->streams, &to_qkv, now);
+  if (layer->head_experts) NAME(forward_queries)(s, l, now);
   NAME(product_and_wait)(s, &to_qkv, has_products_between ? 0 : &to_out, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->latent) NAME(expand_latents)(s, layer, &to_out, now);
@@ -32,7 +36,8 @@ static void NAME(forward_attention)(const fused_pass *s, int64_t l, const produc
   else if (layer->mixer) NAME(mix)(layer->mixer, &s->states, s->qkv, s->mixer_space, s->inner, now, s->threads);
   else NAME(attend_layer)(s, l, now);
   end_part(ATTENTION);
-  NAME(product_and_wait)(s, &to_out, layer->beside ? &to_beside : then, now);
+  if (layer->head_experts) NAME(forward_found)(s, l, then, now);
+  else NAME(product_and_wait)(s, &to_out, layer->beside ? &to_beside : then, now);
   end_part(PRODUCTS_OF_LAYERS);
   if (layer->beside) NAME(forward_beside)(s, layer, &to_beside, then, now);
   if (layer->streams) NAME(end_stream_attention)(s, layer, (*now)++);
@@ -153,7 +158,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (wrong) return wrong;
   const mixture_pass mixed = mixtures_of(m, layers);
   const latent_pass latents = latents_of(m, layers);
-  const int64_t of_some = mixed.layers * MIXTURE_PHASES + latents.layers * LATENT_PHASES + side_phases(m, layers);
+  const int64_t of_some = mixed.count * MIXTURE_PHASES + latents.layers * LATENT_PHASES + side_phases(m, layers);
   const int64_t of_adapters = in->adapted ? m->layers * ADAPTER_PHASES : 0;
   const int64_t tokens = in->tokens, parts = in->parts, phases = phases_of(m, tokens) + of_some + of_adapters;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];

@@ -64,6 +64,7 @@ typedef struct {
   const head_shape *shape;               /* of its heads, where layers differ in it, or 0 */
   const layer_input *input;              /* what it reads beside its tokens, after the MLP, or 0 */
   const stream_layer *streams;           /* or 0 */
+  const mixture *head_experts;           /* the experts in the place of its queries and of `out`, or 0 */
   kv_layer kv;                           /* how its keys and values are stored, and where in an arena */
   const fused_mixer *mixer;              /* 0: the layer attends; else `qkv` is what the mixer reads */
   const mixer_beside *beside;            /* a mixer beside its attention, or 0 */
@@ -132,7 +133,7 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
   if (layer->inner < 0 || layer->inner > m->inner || (layer->has_cutoff && layer->activation == SILU_IN_PRODUCT)) return 0;
   if (layer->has_no_mlp && (layer->mlp_apart || layer->mixture || layer->is_parallel || gated)) return 0;
   const int has_mlp = layer->has_no_mlp || layer->mlp_apart || layer->mixture || (gated && is_readable(&layer->down, layer->inner, pack));
-  return is_readable(&layer->out, width, pack) && has_mlp;
+  return (layer->head_experts || is_readable(&layer->out, width, pack)) && has_mlp;
 }
 
 /* Whether the unit is not linked that multiplies by one of the matrices */

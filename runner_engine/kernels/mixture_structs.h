@@ -1,7 +1,9 @@
 /* A mixture of experts in a layer of a fused pass, as Python describes it, and its check; what is computed is in mixtures.h.
 
    A router gives each expert a score for a token; the best ones are chosen, and what they make of the token is weighted
-   by their scores and summed. Beside them there may be an MLP that all tokens go through. */
+   by their scores and summed. Beside them there may be an MLP that all tokens go through.
+
+   A mixture stands in the place of an MLP, or of attention's queries and output (head_experts.h). */
 
 enum { SOFTMAX_SCORES, SIGMOID_SCORES };
 
@@ -30,20 +32,28 @@ typedef struct {
   float *logits, *weights;  /* [tokens, experts], [tokens, chosen] */
   int64_t *ids;             /* [tokens, chosen] */
   void *gates, *inner;      /* of the MLP for all tokens: [tokens, 2 * shared_inner], [tokens, shared_inner] */
-  expert_pass *of_layer;    /* of each layer its own: a thread that was suspended may still read those of an earlier one */
-  int64_t layers;           /* that are mixtures */
+  expert_pass *of_place;    /* of each place its own: a thread that was suspended may still read those of an earlier one */
+  int64_t count;            /* places that are mixtures */
   expert_rows memory;
   char *notes;              /* where what is noted on the layers' rows begins */
   int64_t chosen, widest;   /* of all layers the most experts of a token, and the widest inputs of their matrices */
 } mixture_pass;
 
+/* Places of mixtures in a model: the MLP of each layer, and then the attention of each layer */
+INLINE int64_t mixture_places(const fused_model *m) { return 2 * m->layers; }
+
+/* The mixture at a place, or 0 */
+static const mixture *mixture_at(const fused_model *m, const fused_layer *layers, int64_t place) {
+  return place < m->layers ? layers[place].mixture : layers[place - m->layers].head_experts;
+}
+
 /* Looks through a model's mixtures. */
 static mixture_pass mixtures_of(const fused_model *m, const fused_layer *layers) {
   mixture_pass w = {.chosen = 1};
-  for (int64_t l = 0; l < m->layers; l++) {
-    const mixture *of = layers[l].mixture;
+  for (int64_t i = 0; i < mixture_places(m); i++) {
+    const mixture *of = mixture_at(m, layers, i);
     if (!of) continue;
-    w.layers++;
+    w.count++;
     if (w.chosen < of->set.chosen) w.chosen = of->set.chosen;
     if (w.widest < of->set.inner) w.widest = of->set.inner;
     if (w.widest < of->shared_inner) w.widest = of->shared_inner;
@@ -54,10 +64,10 @@ static mixture_pass mixtures_of(const fused_model *m, const fused_layer *layers)
 /* Allocates what a pass needs for its mixtures; the size: see fused_mixtures.py. */
 static void allocate_mixtures(mixture_pass *w, const fused_model *m, const fused_layer *layers, int64_t tokens, int64_t size,
                               char **workspace) {
-  if (!w->layers) return;
+  if (!w->count) return;
   int64_t experts = 0, rows = 0, inner = 0, shared = 0;
-  for (int64_t l = 0; l < m->layers; l++) {
-    const mixture *of = layers[l].mixture;
+  for (int64_t i = 0; i < mixture_places(m); i++) {
+    const mixture *of = mixture_at(m, layers, i);
     if (!of) continue;
     const int64_t its_rows = tokens * of->set.chosen;
     if (experts < of->set.experts) experts = of->set.experts;
@@ -70,40 +80,60 @@ static void allocate_mixtures(mixture_pass *w, const fused_model *m, const fused
   w->ids = allocate(workspace, rows * sizeof(int64_t));
   w->gates = allocate(workspace, tokens * 2 * shared * size);
   w->inner = allocate(workspace, tokens * shared * size);
-  w->of_layer = allocate(workspace, m->layers * sizeof(expert_pass));
+  w->of_place = allocate(workspace, mixture_places(m) * sizeof(expert_pass));
   w->memory = allocate_expert_rows(rows, m->hidden, inner, size, workspace);
   w->notes = *workspace;
   expert_pass unused;
-  for (int64_t l = 0; l < m->layers; l++)
-    if (layers[l].mixture) note_expert_rows(&unused, &layers[l].mixture->set, tokens, &w->memory, workspace);
+  for (int64_t i = 0; i < mixture_places(m); i++) {
+    const mixture *of = mixture_at(m, layers, i);
+    if (of) note_expert_rows(&unused, &of->set, tokens, &w->memory, workspace);
+  }
 }
 
-/* Writes down where each layer's rows are: not when they are allocated, since the size is only checked then. */
+/* Writes down where each mixture's rows are: not when they are allocated, since the size is only checked then. */
 static void prepare_mixtures(const mixture_pass *w, const fused_model *m, const fused_layer *layers, int64_t tokens) {
   char *workspace = w->notes;
-  for (int64_t l = 0; l < m->layers; l++)
-    if (layers[l].mixture) note_expert_rows(w->of_layer + l, &layers[l].mixture->set, tokens, &w->memory, &workspace);
+  for (int64_t i = 0; i < mixture_places(m); i++) {
+    const mixture *of = mixture_at(m, layers, i);
+    if (of) note_expert_rows(w->of_place + i, &of->set, tokens, &w->memory, &workspace);
+  }
+}
+
+/* What is wrong with the layer of a mixture that computes queries and reads what these find: its matrix gives the keys and
+   values that all chosen experts have in common */
+static int64_t check_head_experts(const fused_model *m, const fused_layer *layer, int64_t l) {
+  const mixture *of = layer->head_experts;
+  const int64_t inner = of->set.inner;
+  if (m->group != 1 || m->has_query_gates || m->has_heads_together) REFUSE(WRONG_HEADS, l);
+  if (layer->mixer || layer->beside || layer->latent || layer->shape || layer->streams || layer->is_parallel) REFUSE(WRONG_MATRIX, l);
+  if (of->set.has_gate || of->shared_inner || of->scales_inputs) REFUSE(WRONG_MATRIX, l);
+  if (inner % m->dim || inner * of->set.chosen != m->kv_heads * m->dim) REFUSE(WRONG_HEADS, l);
+  if (layer->qkv_count != 1 || layer->qkv->outputs != 2 * inner) REFUSE(WRONG_MATRIX, l);
+  return FINE;
 }
 
 /* What is wrong with the mixtures of a model */
 static int64_t check_mixtures(const fused_model *m, const fused_layer *layers, int64_t pack) {
-  for (int64_t l = 0; l < m->layers; l++) {
-    const mixture *of = layers[l].mixture;
+  for (int64_t i = 0; i < mixture_places(m); i++) {
+    const mixture *of = mixture_at(m, layers, i);
     if (!of) continue;
+    const int64_t l = i % m->layers;
     const expert_set *set = &of->set;
-    if (layers[l].mlp_apart || layers[l].is_parallel || set->hidden != m->hidden || !of->router) REFUSE(WRONG_MATRIX, l);
+    if (layers[l].is_parallel || set->hidden != m->hidden || !of->router) REFUSE(WRONG_MATRIX, l);
+    if (i < m->layers && layers[l].mlp_apart) REFUSE(WRONG_MATRIX, l);
     if (set->experts < 1 || set->experts > MOST_EXPERTS || set->chosen < 1 || set->chosen > set->experts) REFUSE(WRONG_EXPERT, l);
     if (of->groups < 1 || set->experts % of->groups || of->chosen_groups < 1 || of->chosen_groups > of->groups)
       REFUSE(WRONG_EXPERT, l);
     if (of->best_of_group < 1 || of->best_of_group > set->experts / of->groups) REFUSE(WRONG_EXPERT, l);
     if (set->chosen > set->experts / of->groups * of->chosen_groups) REFUSE(WRONG_EXPERT, l);
-    const int64_t wrong = check_experts(set, pack);
+    int64_t wrong = check_experts(set, pack);
+    if (!wrong && i >= m->layers) wrong = check_head_experts(m, layers + l, l);
     if (wrong) return wrong;
     if (!of->shared_inner) continue;
     if (of->shared_count < 1 || of->shared_count > 2 || !m->has_halves || !of->shared_into || !of->shared_down) REFUSE(WRONG_MATRIX, l);
-    for (int64_t i = 0; i < of->shared_count; i++) {
-      if (is_missing(of->shared_into + i, pack)) REFUSE(MISSING_UNIT, 0);
-      if (!is_readable(of->shared_into + i, m->hidden, pack)) REFUSE(WRONG_MATRIX, l);
+    for (int64_t k = 0; k < of->shared_count; k++) {
+      if (is_missing(of->shared_into + k, pack)) REFUSE(MISSING_UNIT, 0);
+      if (!is_readable(of->shared_into + k, m->hidden, pack)) REFUSE(WRONG_MATRIX, l);
     }
     if (is_missing(of->shared_down, pack)) REFUSE(MISSING_UNIT, 0);
     if (!is_readable(of->shared_down, of->shared_inner, pack)) REFUSE(WRONG_MATRIX, l);

@@ -42,16 +42,15 @@ static void NAME(finish_shared)(const fused_pass *s, const fused_layer *layer, p
   barrier(now, chunks, s->is_alone);
 }
 
-/* The router's sums for all tokens and experts, in float32 */
-static void NAME(route_tokens)(const fused_pass *s, const fused_layer *layer, phase *now) {
-  const mixture *of = layer->mixture;
+/* The router's sums for all tokens [tokens, hidden] and experts, in float32 */
+static void NAME(route_tokens)(const fused_pass *s, const mixture *of, const T *read, phase *now) {
   const int64_t tokens = s->in->tokens, hidden = s->model->hidden, experts = of->set.experts;
   const int64_t blocks = ceil_div(experts, ROUTED_AT_ONCE), all = ceil_div(tokens, REGISTER_ROWS) * blocks;
   FOR_EACH_CHUNK(i, now, all, s->is_alone) {
     const int64_t row = i / blocks * REGISTER_ROWS, first = i % blocks * ROUTED_AT_ONCE;
     const int64_t rows = tokens - row < REGISTER_ROWS ? tokens - row : REGISTER_ROWS;
     const int64_t some = experts - first < ROUTED_AT_ONCE ? experts - first : ROUTED_AT_ONCE;
-    const T *weights = (const T *)of->router + first * hidden, *x = NAME(mixture_input)(s, layer) + row * hidden;
+    const T *weights = (const T *)of->router + first * hidden, *x = read + row * hidden;
 #if IS_WIDENED
     float *wide = s->work.wide_rows + omp_get_thread_num() * s->work.wide_numbers;
 #pragma omp simd
@@ -81,15 +80,24 @@ static void NAME(choose_of_tokens)(const fused_pass *s, const mixture *of, phase
 }
 
 /* Sorts the rows of the chosen experts, and counts them: one thread does so, and the others wait. */
-static void NAME(sort_choices)(const fused_pass *s, int64_t l, phase *now) {
-  const mixture *of = s->layers[l].mixture;
-  expert_pass *e = s->mixed.of_layer + l;
+static void NAME(sort_choices)(const fused_pass *s, const mixture *of, expert_pass *e, phase *now) {
   FOR_EACH_CHUNK(i, now, 1, s->is_alone) {
     sort_by_expert(e, s->mixed.ids);
     for (int64_t n = 0; of->counts && n < of->set.experts; n++) of->counts[n] += e->first_row[n + 1] - e->first_row[n];
     lay_out_experts(e, &s->work, sizeof(T));
   }
   barrier(now, 1, s->is_alone);
+}
+
+/* Chooses the experts of the mixture at a place for all tokens [tokens, hidden], and sorts their rows. */
+static expert_pass *NAME(route_and_sort)(const fused_pass *s, int64_t place, const T *read, phase **now) {
+  const mixture *of = mixture_at(s->model, s->layers, place);
+  expert_pass *e = s->mixed.of_place + place;
+  NAME(route_tokens)(s, of, read, (*now)++);
+  NAME(choose_of_tokens)(s, of, (*now)++);
+  NAME(sort_choices)(s, of, e, (*now)++);
+  end_part(ROUTING);
+  return e;
 }
 
 /* A layer's mixture, after its norm; `then` comes next. With an MLP for all tokens the sum of both is in `half`. */
@@ -104,12 +112,10 @@ static void NAME(forward_mixture)(const fused_pass *s, int64_t l, const product 
     NAME(product_and_wait)(s, &to_down, 0, now);
     end_part(PRODUCTS_OF_LAYERS);
   }
-  NAME(route_tokens)(s, layer, (*now)++);
-  NAME(choose_of_tokens)(s, of, (*now)++);
-  NAME(sort_choices)(s, l, (*now)++);
-  end_part(ROUTING);
+  const T *read = NAME(mixture_input)(s, layer);
+  const expert_pass *e = NAME(route_and_sort)(s, l, read, now);
   const int is_added = !to_shared && NAME(adds_at_once)(s, layer, &layer->after_mlp);
-  NAME(run_expert_phases)(s->mixed.of_layer + l, NAME(mixture_input)(s, layer), s->mixed.weights, (int)of->scales_inputs,
-                          (int)of->rounds_weights, is_added || to_shared, is_added ? s->x : s->half, then, now, s->threads);
+  NAME(run_expert_phases)(e, read, s->mixed.weights, (int)of->scales_inputs, (int)of->rounds_weights, is_added || to_shared,
+                          is_added ? s->x : s->half, then, now, s->threads);
   end_part(PRODUCTS_OF_EXPERTS);
 }

@@ -85,7 +85,7 @@ const shared_number shared_numbers[] = {
     AT(fused_layer, after_mlp), AT(fused_layer, norm_q), AT(fused_layer, norm_k), AT(fused_layer, sinks),
     AT(fused_layer, scale), AT(fused_layer, cap),
     AT(fused_layer, output_scale), AT(fused_layer, cutoff), AT(fused_layer, inner),
-    AT(fused_layer, has_cutoff), AT(fused_layer, shape), AT(fused_layer, input), AT(fused_layer, streams), AT(fused_layer, rope), AT(fused_layer, window),
+    AT(fused_layer, has_cutoff), AT(fused_layer, shape), AT(fused_layer, input), AT(fused_layer, streams), AT(fused_layer, head_experts), AT(fused_layer, rope), AT(fused_layer, window),
     AT(fused_layer, norms_all_heads), AT(fused_layer, is_parallel), AT(fused_layer, norms_rotated),
     AT(fused_layer, scales_queries),
     AT(fused_layer, qkv_count),

@@ -13,7 +13,6 @@ from runner_engine.checkpoints.resolved_model import ResolvedModel
 
 REASONS: Mapping[str, Note] = {
     "rwkv": note("state_as_argument"),
-    "jetmoe": note("experts_of_attention"),
     "longcat_flash": note("two_attentions_per_layer"),
 }
 

@@ -180,7 +180,6 @@ OF_DECODING: dict[str, Template] = {
         "models: {reason}"
     ),
     "state_as_argument": "transformers decodes their prompts one at a time",
-    "experts_of_attention": "each token selects experts for its queries, which run operation by operation",
     "two_attentions_per_layer": "each layer has two attention blocks, which run operation by operation",
     "slow_decoding": _format_slow_decoding,
     "attention_requested": "model.attention={attention} does not support continuous batching",

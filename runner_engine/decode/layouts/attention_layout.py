@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_engine.decode.layouts.mixtures import MixtureLayout
 from runner_engine.decode.layouts.norms import NormLayout
 from runner_engine.decode.layouts.query_scales import QueryScale
 from runner_engine.decode.layouts.rotations import Rotation
@@ -57,7 +58,7 @@ class AttentionLayout:
 
     # queries, keys and values, or one layer for all, or what they come out of
     into: tuple[nn.Module, ...]
-    out: nn.Module
+    out: nn.Module | None  # None: experts
     scale: float
     cap: float
     sinks: torch.Tensor | None
@@ -71,3 +72,5 @@ class AttentionLayout:
     key_scale: float = 1.0  # what keys are multiplied by
     latent: LatentLayout | None = None  # what heads come out of
     shape: HeadShapeLayout | None = None
+    # compute queries and read what these find; `into` has the keys and values that they share
+    experts: MixtureLayout | None = None

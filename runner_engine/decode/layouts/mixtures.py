@@ -17,7 +17,7 @@ from runner_engine.decode.layouts.routers import (
     infer_router_layout,
     parse_expert_weights_and_indices,
 )
-from runner_engine.experts import takes_sorted_rows
+from runner_engine.experts import UnsortedRouter, is_expert_block, takes_sorted_rows
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,15 @@ class MixtureAndMlp(nn.Module):
         return added
 
 
+def infer_expert_block_layout(block: Any) -> MixtureLayout:
+    """Describe a block whose router sorts tokens by expert. `matmul/grouped/` compares its experts with C."""
+    router = infer_router_layout(UnsortedRouter(block), block)
+    if not router.formula.normalizes or router.formula.scale != 1:
+        # C adds the block's bias to the output of each expert
+        raise NotFusable("the weights of the chosen experts do not sum to 1")
+    return MixtureLayout(router, block, None, None)
+
+
 class MixtureReader:
     """Describes the mixtures of experts in a model's layers.
 
@@ -92,6 +101,8 @@ class MixtureReader:
             return None
 
     def _infer_mixture_layout(self, block: Any, hidden_states: torch.Tensor) -> MixtureLayout:
+        if is_expert_block(block):
+            return infer_expert_block_layout(block)
         of_router, router = find_first_child(block, ROUTERS)
         of_experts, experts = find_first_child(block, EXPERTS)
         others = computing_child_names(block) - {of_router, of_experts}

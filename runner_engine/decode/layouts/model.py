@@ -14,6 +14,10 @@ from runner_base import is_out_of_memory_error, to_one_line
 from runner_engine.attention import register_attention
 from runner_engine.decode.layouts.attention import IGNORED, infer_attention_layout
 from runner_engine.decode.layouts.attention_capture import POSITIONS
+from runner_engine.decode.layouts.attention_experts import (
+    has_attention_experts,
+    infer_expert_attention_layout,
+)
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
 from runner_engine.decode.layouts.head_shapes import has_own_head_shape, infer_head_shape_layout
 from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
@@ -277,6 +281,8 @@ def _infer_layer_layout(
             read = infer_latent_attention_layout
         elif has_own_head_shape(attention):
             read = infer_head_shape_layout
+        elif has_attention_experts(attention):
+            read = infer_expert_attention_layout
         found = read(
             model, attention, kv_spec, hidden_states, rope_tables[table_index] if rope_tables else None
         )

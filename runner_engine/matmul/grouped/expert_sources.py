@@ -15,9 +15,11 @@ from runner_engine.experts import (
     ExpertFormat,
     SeparateExperts,
     detect_expert_format,
+    is_expert_block,
     join_gate_and_up,
     select_expert_matrix,
 )
+from runner_engine.experts.expert_blocks import MATRICES as BLOCK_MATRICES
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul.backend_selection import (
     MatmulBackend,
@@ -76,6 +78,8 @@ def find_experts(module: nn.Module, model_dtype: torch.dtype) -> ExpertSource | 
     """
     if isinstance(module, SeparateExperts):
         return _SeparateExpertSource(module, model_dtype)
+    if is_expert_block(module):
+        return BlockExperts(module)
     form = detect_expert_format(module)
     if form is not None and has_adapted_parameters(module):
         raise UnsupportedExperts(note("adapted_whole_layer"))
@@ -106,18 +110,13 @@ class _FusedExperts:
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
         formula = _require_gate_formula(self._apply_gate, self.module, self.form)
         names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
-        of_name = {
-            name: tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
+        of_parameter = [
+            tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
             for name in names
-        }
+        ]
         is_packed = read_forced_matmul_backend() not in NOT_OURS and all(
-            can_pack_in_place(
-                _require_unquantized_parameter(self.module, name),
-                self.form,
-                matrices,
-                context.kernels.panel_width,
-            )
-            for name, matrices in of_name.items()
+            can_pack_in_place(self.fused[matrices[0]], self.form, matrices, context.kernels.panel_width)
+            for matrices in of_parameter
         )
         if not is_packed and (self.form.is_transposed or not self.form.is_concatenated):
             raise UnsupportedExperts(note("expert_panels_not_filled"))
@@ -131,10 +130,8 @@ class _FusedExperts:
             return self._build_layer(weights, formula, context), []
         width, tile_rows = context.kernels.panel_width, context.tile_rows.get(self.dtype, 0)
         packed = [
-            PackedParameter.pack(
-                _require_unquantized_parameter(self.module, name), self.form, matrices, width, context.mapped
-            )
-            for name, matrices in of_name.items()
+            PackedParameter.pack(self.fused[matrices[0]], self.form, matrices, width, context.mapped)
+            for matrices in of_parameter
         ]
         weights = [
             one
@@ -180,6 +177,32 @@ class _FusedExperts:
             )
             for matrix, fused in self.fused.items()
         ]
+
+
+class BlockExperts(_FusedExperts):
+    """Experts of a block with one module for the first and one for the last matrices of all experts (JetMoE).
+
+    The block's bias is added to the output of each expert: the router's weights sum to 1.
+    """
+
+    def __init__(self, block: Any) -> None:
+        self.block, self.layers = block, [getattr(block, name) for name in BLOCK_MATRICES]
+        if any(map(has_adapted_parameters, self.layers)):
+            raise UnsupportedExperts(note("adapted_whole_layer"))
+        self.module, self.form = block, ExpertFormat(has_gate=hasattr(block, "activation"))
+        first, last = (_require_unquantized_parameter(layer, "weight") for layer in self.layers)
+        bias = _require_unquantized_parameter(block, "bias")
+        self.fused = {matrix: last if matrix == DOWN else first for matrix in self.form.matrices}
+        self.biases = dict.fromkeys(self.fused) | {DOWN: bias.expand(len(last), -1)}
+        self.dtype, self.experts, self.hidden = bias.dtype, len(last), len(bias)
+        if {first.dtype, last.dtype} != {self.dtype}:
+            raise UnsupportedExperts(note("expert_formats_differ"))
+
+    def _apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
+        if self.form.has_gate:
+            gated: torch.Tensor = self.block.activation(inner[0]) * inner[1]
+            return gated
+        return torch.relu(*inner)  # of the trial: the fused forward pass has attention there
 
 
 class _SeparateExpertSource:

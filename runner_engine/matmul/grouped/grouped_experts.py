@@ -12,19 +12,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts import takes_sorted_rows
+from runner_engine.experts import UnsortedRouter, is_expert_block, takes_sorted_rows
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.backend_choice import read_forced_backend
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
 from runner_engine.matmul.grouped.expert_packing import PackedParameter
-from runner_engine.matmul.grouped.expert_sources import ExpertReadContext, ExpertSource, find_experts
-from runner_engine.matmul.layer_weights import LayerWeights
+from runner_engine.matmul.grouped.expert_sources import (
+    BlockExperts,
+    ExpertReadContext,
+    ExpertSource,
+    find_experts,
+)
+from runner_engine.matmul.layer_weights import LayerWeights, multiply_with_kernel
 
 FORCED = "RUNNER_EXPERTS"
 GROUPED, PLAIN = "grouped", "plain"
@@ -35,9 +41,13 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 @dataclass
 class GroupedExperts:
-    """Expert layers of a model whose `forward` methods are replaced by C calls."""
+    """Expert layers of a model whose `forward` methods are replaced by C calls.
+
+    A block with a router of its own (JetMoE) keeps its `forward`; its layers' methods are replaced.
+    """
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
+    replaced: list[nn.Module] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     packed: list[PackedParameter] = field(default_factory=list)
 
@@ -67,12 +77,15 @@ class GroupedExperts:
                 slow = note("slow_experts", reason=unsupported.reason)
                 found.notes += [] if slow in found.notes else [slow]
                 continue
-            if layer is not None:
+            if layer is None:
+                continue
+            found.layers[module] = layer
+            if not is_expert_block(module):
                 is_sorted = takes_sorted_rows(module)
                 module.forward = (
                     layer.multiply_sorted_rows if is_sorted else _build_expert_forward(module, layer)
                 )
-                found.layers[module] = layer
+                found.replaced.append(module)
         return found
 
     @property
@@ -82,11 +95,11 @@ class GroupedExperts:
 
     def restore(self) -> None:
         """Restore the original `forward` of all expert layers and the layout of packed parameters."""
-        for module in self.layers:
+        for module in self.replaced:
             del module.forward
         for packed in self.packed:
             packed.unpack()
-        self.layers, self.packed = {}, []
+        self.layers, self.packed, self.replaced = {}, [], []
 
     def _build_expert_layer(
         self, module: nn.Module, dtype: torch.dtype, context: ExpertReadContext
@@ -99,6 +112,8 @@ class GroupedExperts:
         if described is None:
             return None
         trial = _ExpertTrial.create_for_experts(described)
+        if isinstance(described, BlockExperts):
+            trial = _BlockTrial.create_for_block(described)
         expected = trial.compute_original_output(module)
         layer, packed = described.read_experts(context)
         if wrong := trial.find_output_difference(layer, expected):
@@ -106,6 +121,11 @@ class GroupedExperts:
                 one.unpack()
             raise UnsupportedExperts(wrong)
         self.packed += packed
+        if isinstance(described, BlockExperts) and packed:
+            for part, parameter in zip(described.layers, packed, strict=True):
+                tile_rows = context.tile_rows.get(described.dtype, 0)
+                part.forward = _build_block_forward(parameter, context.kernels, tile_rows)
+                self.replaced.append(part)
         return layer
 
 
@@ -118,6 +138,25 @@ def _build_expert_forward(module: nn.Module, layer: ExpertLayer) -> Callable[...
 
     def forward(*args: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
         return layer(*(signature.bind(*args, **named).args if named else args))
+
+    return forward
+
+
+def _build_block_forward(
+    parameter: PackedParameter, kernels: Kernels, tile_rows: int
+) -> Callable[[torch.Tensor, list[int]], torch.Tensor]:
+    """Build a new `forward` for a module with one matrix for each expert: rows are sorted by expert."""
+    no_bias = dict.fromkeys(parameter.matrices)
+    of_experts = [
+        parameter.build_expert_matrices(number, no_bias, tile_rows) for number in range(len(parameter.weight))
+    ]
+
+    def forward(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        outputs = [
+            torch.cat([multiply_with_kernel(kernels, some, matrix) for matrix in matrices], dim=-1)
+            for some, matrices in zip(torch.split(rows, counts), of_experts, strict=True)
+        ]
+        return torch.cat(outputs)
 
     return forward
 
@@ -160,3 +199,24 @@ class _ExpertTrial:
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]
         return None if is_right else note("results_off", off=off)
+
+
+class _BlockTrial(_ExpertTrial):
+    """The same for a block with a router of its own, which chooses the experts."""
+
+    @classmethod
+    def create_for_block(cls, source: BlockExperts) -> _BlockTrial:
+        rows = _ExpertTrial.create_for_experts(source).rows
+        with torch.no_grad():
+            _, weights, index = UnsortedRouter(source.block)(rows)
+        return cls(rows, index, weights, 0)
+
+    def compute_original_output(self, module: Any) -> torch.Tensor:
+        """Return the block's output. In attention, a ReLU stands for what its queries find."""
+        with torch.no_grad():
+            if hasattr(module, "activation"):
+                result: torch.Tensor = module(self.rows[None])
+            else:
+                queries, _, order = module.map(self.rows[None])
+                result = module.reduce(torch.relu(queries), order)
+        return result[0]

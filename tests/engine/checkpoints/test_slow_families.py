@@ -16,7 +16,13 @@ from tools import families
 
 @pytest.mark.parametrize(
     ("family", "reason"),
-    [("jetmoe", "experts_of_attention"), ("gemma3n_text", ""), ("gemma4_text", ""), ("opt", "")],
+    [
+        ("longcat_flash", "two_attentions_per_layer"),
+        ("jetmoe", ""),
+        ("gemma3n_text", ""),
+        ("gemma4_text", ""),
+        ("opt", ""),
+    ],
 )
 def test_a_slow_family_is_named_with_its_reason(family: str, reason: str, tmp_path: Path) -> None:
     families.build(family, tmp_path)

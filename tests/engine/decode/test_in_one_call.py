@@ -33,7 +33,7 @@ DENSE = [
 ]  # fmt: skip
 MIXTURES = [
     "aria_text", "exaone_moe", "flex_olmo", "glm4_moe", "gpt_oss", "granitemoe",
-    "granitemoeshared", "hy_v3", "llama4_text", "mellum", "minimax_m2", "mixtral", "olmoe", "qwen2_moe",
+    "granitemoeshared", "hy_v3", "jetmoe", "llama4_text", "mellum", "minimax_m2", "mixtral", "olmoe", "qwen2_moe",
     "qwen3_moe", "solar_open",
 ]  # fmt: skip
 # hybrids are in tests/engine/recurrent
