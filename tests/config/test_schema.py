@@ -3,6 +3,7 @@ reason."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -54,7 +55,14 @@ NEEDS = {
     "model=hybrid": ["model.teacher.base_url=http://127.0.0.1:1/v1", "model.teacher.name=x"],
     "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
-CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in installed_choice_files(group)]
+# several adapters need a server
+NOT_INSTALLED = set() if importlib.util.find_spec("runner.options.serve") else {"lora=several"}
+CHOICES = [
+    choice
+    for group in GROUPS
+    for file in installed_choice_files(group)
+    if (choice := f"{group}={file.stem}") not in NOT_INSTALLED
+]
 
 
 def composed(*overrides: str) -> RunnerConfig:

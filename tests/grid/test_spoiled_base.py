@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from in_parts import samples
 
 from runner.config.root import RunnerConfig
 from runner.grid.outcomes import run_grid_job
+from runner.records.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Status
 from runner_engine import BaseModelCache, LocalModelConfig
@@ -36,8 +36,8 @@ def answers(
     outcome = run_grid_job(replace(config, seed=seed), base_models=bases)
     if outcome.record is None or outcome.status is not Status.FINISHED:
         return outcome.status, [], outcome.message
-    found = sorted(samples(outcome.record), key=lambda sample: sample.index)
-    return outcome.status, [sample.answer.token_ids for sample in found], outcome.message
+    found = read_samples(Path(outcome.record.output_dir) / "samples.jsonl")
+    return outcome.status, [found[index].answer.token_ids for index in sorted(found)], outcome.message
 
 
 def fail_amid_exchange(patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path) -> RunnerConfig:
