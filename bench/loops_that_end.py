@@ -17,7 +17,7 @@ from engines import markdown
 from heading import parse_arguments
 
 from runner_base.degeneration import find_loop_at_end
-from runner_compare.statistics import exact_interval
+from runner_compare.statistics import compute_clopper_pearson_interval
 
 CUTS = (128, 256, 512, 1024)
 
@@ -56,7 +56,7 @@ def main() -> None:
             totals[cut] = tuple(map(sum, zip(totals[cut], counts, strict=True)))  # type: ignore[assignment]
             rows.append([folder.name, f"{cut}", *map(str, counts), ""])
     for cut, (in_loop, ended, left) in totals.items():
-        most = exact_interval(ended, in_loop)[1] if in_loop else 1.0
+        most = compute_clopper_pearson_interval(ended, in_loop)[1] if in_loop else 1.0
         rows.append(["all", f"{cut}", f"{in_loop}", f"{ended}", f"{left}", f"{100 * most:.1f} %"])
     print(f"`python {' '.join(sys.argv)}`\n")
     print(markdown(["job", "cut at", "in a loop", "ended", "left it", "ended at most (95 %)"], rows))

@@ -53,7 +53,7 @@ def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
     with apply_hydra_main_settings(), remember_command_line(sys.argv[1:]):
         sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
-        runner_hydra.run_command_line(main)
+        runner_hydra.run_hydra_command_line(main)
     return max(exit_codes)
 
 
@@ -62,7 +62,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
-            action.version = _format_version()  # type: ignore[attr-defined]
+            action.version = _format_runner_version()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     options_known = [name for action in parser._actions for name in action.option_strings]
     reject_mistyped_arguments(arguments, unknown, options_known)
@@ -79,7 +79,7 @@ def to_hydra_arguments(arguments: list[str]) -> list[str]:
     return [*from_variables, *quoted, *options]
 
 
-def _format_version() -> str:
+def _format_runner_version() -> str:
     """Return the text of --version, also in a checkout that is not installed."""
     # takes a tenth of the time of a quick command
     from importlib.metadata import PackageNotFoundError, version

@@ -59,10 +59,10 @@ class Choices(MutableMapping[str, type[T]]):
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._imported:
-            self._imported[name] = self._import_choice(name)
+            self._imported[name] = self._import_choice_class(name)
         return self._imported[name]
 
-    def _import_choice(self, name: str) -> type[T]:
+    def _import_choice_class(self, name: str) -> type[T]:
         if name in self._listed:
             module, _, attribute = self._listed[name].partition(":")
             choice: type[T] = getattr(import_module(module), attribute)

@@ -64,14 +64,14 @@ def transpose_table(columns: Sequence[Column], width: int, column_gap: int) -> l
         if not blocks or _total_width([*blocks[-1], row], column_gap) > width:
             blocks.append([heads])
         blocks[-1].append(row)
-    return [_wrap_table_block(block, width, column_gap) for block in blocks]
+    return [_wrap_block_cells_to_width(block, width, column_gap) for block in blocks]
 
 
 def _total_width(columns: Sequence[Column], gap: int) -> int:
     return sum(gap + column_width(column) for column in columns)
 
 
-def _wrap_table_block(block: list[Column], width: int, gap: int) -> list[Column]:
+def _wrap_block_cells_to_width(block: list[Column], width: int, gap: int) -> list[Column]:
     """Wrap the cells of a transposed block that is too wide."""
     if _total_width(block, gap) <= width:
         return block

@@ -334,7 +334,7 @@ def _break_word(word: str, width: int) -> list[str]:
         for piece in (
             [part] if fits else _split_by_width(part, width - shown, width) if word.isascii() else part
         ):
-            longer = shown + _measure_added_width(word, start, end, end + len(piece))
+            longer = shown + _measure_added_display_width(word, start, end, end + len(piece))
             if longer > width:
                 lines.append(word[start:end])
                 start, longer = end, _measure_display_width(piece)
@@ -354,7 +354,7 @@ def _wrap_text(text: str, width: int, word_pattern: re.Pattern[str]) -> list[str
         for match in _iter_words(line, word_pattern):
             if start == end:
                 start = end = match.start()
-            longer = shown + _measure_added_width(line, start, end, match.end())
+            longer = shown + _measure_added_display_width(line, start, end, match.end())
             if start < end and longer > width:
                 lines.append(line[start:end])
                 start, longer = match.start(), _measure_display_width(match[0])
@@ -376,7 +376,7 @@ def _iter_words(line: str, word_pattern: re.Pattern[str]) -> Iterator[re.Match[s
     yield from without.finditer(line, end)
 
 
-def _measure_added_width(text: str, start: int, old_end: int, new_end: int) -> int:
+def _measure_added_display_width(text: str, start: int, old_end: int, new_end: int) -> int:
     """Return by how many terminal cells a text widens if its end moves to `new_end`.
 
     The last letters before the old end are measured again, since letters may combine into one.

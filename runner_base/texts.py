@@ -151,7 +151,7 @@ def load_json_object(path: Path) -> dict[str, Any]:
 def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
     """Parse a JSON object. Raises DataError, which names `source`, for a duplicate key."""
 
-    def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build_dict_rejecting_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             if key in values:
@@ -163,12 +163,14 @@ def parse_json_object(text: bytes, source: str) -> dict[str, Any]:
 
     try:
         decoded = text.decode()
-        value = json.loads(decoded, object_pairs_hook=reject_duplicate_keys)
+        value = json.loads(decoded, object_pairs_hook=build_dict_rejecting_duplicate_keys)
         _check_json_depth(decoded, value)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not readable as JSON ({error})", key=source, code="damaged") from error
     if not isinstance(value, dict):
-        raise DataError(f"a JSON object expected, found {truncated_repr(value)}", key=source, code="damaged")
+        raise DataError(
+            f"a JSON object expected, found {format_truncated_repr(value)}", key=source, code="damaged"
+        )
     return value
 
 
@@ -185,7 +187,7 @@ def format_percent(fraction: float) -> str:
     return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.2g} %"
 
 
-def truncated_repr(value: object) -> str:
+def format_truncated_repr(value: object) -> str:
     """Return a value's repr, truncated to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."

@@ -30,5 +30,5 @@ def main(arguments: list[str]) -> int:
     from runner_compare.release_gate import command as gate
 
     name, *rest = arguments
-    run = gate.run_gate if name == "gate" else gate.run_pack
+    run = gate.run_gate if name == "gate" else gate.run_pack_command
     return run_with_exit_code(f"runner-compare {name}", lambda: run(rest))

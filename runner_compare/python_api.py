@@ -29,7 +29,7 @@ from runner_compare.options import create_parser
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.html import escape_html, write_html_table
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import build_report_parts
+from runner_compare.render.parts import build_comparison_report_parts
 from runner_compare.render.pictures import create_table_pictures
 
 # where the command writes
@@ -65,7 +65,11 @@ class ComparedRuns:
 
     @property
     def sentences(self) -> list[str]:
-        return [sentence for part in build_report_parts(self.comparison) for sentence, _ in part.sentences]
+        return [
+            sentence
+            for part in build_comparison_report_parts(self.comparison)
+            for sentence, _ in part.sentences
+        ]
 
     @property
     def missing_jobs(self) -> list[MissingJob]:
@@ -110,7 +114,7 @@ class ComparedRuns:
 
     def _repr_html_(self) -> str:
         out = io.StringIO()
-        for part in build_report_parts(self.comparison):
+        for part in build_comparison_report_parts(self.comparison):
             out.write(f"<h4>{escape_html(part.title)}</h4>\n")
             if part.conclusion:
                 out.write(f"<p><b>{escape_html(part.conclusion)}</b></p>\n")

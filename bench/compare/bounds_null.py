@@ -30,8 +30,8 @@ from runner_compare.statistics.seed_means import (
     compute_exact_interval_over_seeds,
 )
 from runner_compare.statistics.stats import (
+    compute_clopper_pearson_interval,
     compute_unpaired_difference_interval,
-    exact_interval,
     wilson_interval,
 )
 from runner_compare.ways.verdicts import compare_pair
@@ -55,7 +55,7 @@ def exact_rates() -> None:
     truths = np.linspace(0.0005, 0.9995, 1999)
     for n in (10, 20, 50, 100, 200, 1319):
         chances, cells = binom.pmf(np.arange(n + 1)[:, None], n, truths), []
-        for interval in (exact_interval, wilson_interval):
+        for interval in (compute_clopper_pearson_interval, wilson_interval):
             ends = np.array([interval(k, n) for k in range(n + 1)])
             beyond = [(chances * (ends[:, :1] > truths)).sum(0), (chances * (ends[:, 1:] < truths)).sum(0)]
             worst = np.maximum(*beyond)
@@ -79,7 +79,7 @@ def unpaired_rates() -> None:
     for n in (20, 50, 100, 200, 400):
         counts, cells = np.arange(n + 1), []
         for pairs in ([(p, p - d) for p in high_rates for d in DIFFERENCES], extremes):
-            for interval in (exact_interval, wilson_interval):
+            for interval in (compute_clopper_pearson_interval, wilson_interval):
                 ends = np.array([interval(int(k), n) for k in counts])
                 shares = counts / n
                 below, above = shares - ends[:, 0], ends[:, 1] - shares
@@ -91,7 +91,7 @@ def unpaired_rates() -> None:
                     beyond = low > p - q + 1e-12, high < p - q - 1e-12
                     worst = max(worst, *(float(chances[where].sum()) for where in beyond))
                 cells.append(f"{worst:.2%}")
-                if interval is exact_interval:  # the product's own
+                if interval is compute_clopper_pearson_interval:  # the product's own
                     drawn_low, drawn_high = compute_unpaired_difference_interval(n // 2, n, n // 4, n)
                     at = n // 2, n // 4
                     assert np.allclose((drawn_low, drawn_high), (low[at], high[at])), (

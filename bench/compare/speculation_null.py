@@ -23,7 +23,13 @@ from simulation import GOOD, Drawn, Limits, Rate, Solved, Table, begin
 
 from runner_compare.features.changed_answers.compute import ChangedAnswers, count_changed_answers
 from runner_compare.model.data import TEXT_END, Question, Run
-from runner_compare.statistics import Decision, Finding, decide_comparisons, exact_interval, wilson_interval
+from runner_compare.statistics import (
+    Decision,
+    Finding,
+    compute_clopper_pearson_interval,
+    decide_comparisons,
+    wilson_interval,
+)
 from runner_compare.ways.verdicts import compare_pair
 
 SIZES = (200, 1319)
@@ -100,7 +106,7 @@ def rates_of_ends(
         ends = (
             share + 1.96 * math.sqrt(share * (1 - share) / n),
             wilson_interval(changed, n)[1],
-            exact_interval(changed, n)[1],
+            compute_clopper_pearson_interval(changed, n)[1],
         )
         controls = [total + often * (end < truth) for total, end in zip(controls, ends, strict=True)]
     return Rate(below, pairs), Rate(missed, pairs), [Rate(times, pairs) for times in controls]

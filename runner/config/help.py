@@ -55,7 +55,7 @@ def format_help_overview(composed: DictConfig, choices: Mapping[str, str]) -> st
         node = composed[group] if dot else composed
         schema: Any = OmegaConf.get_type(node)
         if name in {item.name for item in fields(schema)}:
-            value = _format_override_value(_get_displayed_config_value(node, name))
+            value = _format_override_value(_get_config_value_for_help(node, name))
             lines.append(f"  {f'{key}={value}':<{COLUMN_OF_COMMON}}  {meaning}")
     return "\n".join(lines) + "\n"
 
@@ -149,10 +149,10 @@ def _iterate_group_keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[st
         if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
             yield from _iterate_group_keys(inner, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", _get_displayed_config_value(node, item.name), schema
+            yield f"{prefix}{item.name}", _get_config_value_for_help(node, item.name), schema
 
 
-def _get_displayed_config_value(node: DictConfig, key: str) -> Any:
+def _get_config_value_for_help(node: DictConfig, key: str) -> Any:
     if OmegaConf.is_missing(node, key):
         return "???"
     try:

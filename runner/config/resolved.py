@@ -24,7 +24,7 @@ class ResolvedJob:
     second: ResolvedJob | None = None  # whose model is loaded beside this one
     notes: tuple[str, ...] = ()
 
-    def add_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
+    def copy_job_with_second_model(self, second_config: RunnerConfig | None) -> ResolvedJob:
         """Return a copy of the job that also loads a second model. Without a second config, return the
         job itself.
         """

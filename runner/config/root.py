@@ -233,11 +233,11 @@ def iterate_job_id_keys(config: object, prefix: str = "") -> Iterator[tuple[str,
                 yield f"{prefix}{item.name}.name", choice
             yield from iterate_job_id_keys(value, f"{prefix}{item.name}.")
         else:
-            value = _rename_layer_keys_for_id(value) if f"{prefix}{item.name}" == LAYER_CHOICES else value
+            value = _restore_old_layer_key_names(value) if f"{prefix}{item.name}" == LAYER_CHOICES else value
             yield f"{prefix}{get_identity_name(item)}", value
 
 
-def _rename_layer_keys_for_id(layer_choices: dict[str, Any]) -> dict[str, Any]:
+def _restore_old_layer_key_names(layer_choices: dict[str, Any]) -> dict[str, Any]:
     """Return quantization.overrides with the old names of the keys in its values."""
     old_names = {new: old for old, new in RENAMED_KEYS["quantization"].items()}
     return {

@@ -1,7 +1,7 @@
 """Extends Hydra's command line with the runner's help, completion and configs.
 
 No class of Hydra's is changed, so `hydra.main` cannot be used: it creates its own Hydra object.
-`run_command_line` does the same.
+`run_hydra_command_line` does the same.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def create_search_path(
     return search
 
 
-def run_command_line(task_function: TaskFunction) -> None:
+def run_hydra_command_line(task_function: TaskFunction) -> None:
     """Parse and run the command line like `hydra.main`, but raise errors instead of printing
     them.
     """

@@ -40,7 +40,7 @@ class DeferredValue:
             __module__=placeholder_module.__name__,
         )
 
-    def _import_deferred_object(self) -> Any:
+    def _import_object_on_first_use(self) -> Any:
         own = self.__dict__
         if "_real" not in own:
             own["_real"] = own["_made"]()
@@ -52,9 +52,9 @@ class DeferredValue:
             return DeferredValue(
                 module,
                 name,
-                lambda: self._import_deferred_object()(*map(_resolve_if_deferred, arguments), **named),
+                lambda: self._import_object_on_first_use()(*map(_resolve_if_deferred, arguments), **named),
             )
-        return self._import_deferred_object()(*arguments, **named)
+        return self._import_object_on_first_use()(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(
@@ -64,40 +64,40 @@ class DeferredValue:
         module = self._module
         if module.is_deferred:
             return DeferredValue(
-                module, f"{self.__name__}.{name}", lambda: getattr(self._import_deferred_object(), name)
+                module, f"{self.__name__}.{name}", lambda: getattr(self._import_object_on_first_use(), name)
             )
-        return getattr(self._import_deferred_object(), name)
+        return getattr(self._import_object_on_first_use(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        return self._module.is_imported and isinstance(instance, self._import_deferred_object())
+        return self._module.is_imported and isinstance(instance, self._import_object_on_first_use())
 
     def __subclasscheck__(self, subclass: type) -> bool:
-        return self._module.is_imported and issubclass(subclass, self._import_deferred_object())
+        return self._module.is_imported and issubclass(subclass, self._import_object_on_first_use())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (self._import_deferred_object(),)
+        return (self._import_object_on_first_use(),)
 
     def __or__(self, other: Any) -> Any:  # in annotations: Tensor | None
         return DeferredValue(
             self._module,
             f"{self.__name__} | ...",
-            lambda: self._import_deferred_object() | _resolve_if_deferred(other),
+            lambda: self._import_object_on_first_use() | _resolve_if_deferred(other),
         )
 
     __ror__ = __or__
 
     def __eq__(self, other: object) -> bool:
-        return self is other or bool(self._import_deferred_object() == _resolve_if_deferred(other))
+        return self is other or bool(self._import_object_on_first_use() == _resolve_if_deferred(other))
 
     def __hash__(self) -> int:
-        return hash(self._import_deferred_object())
+        return hash(self._import_object_on_first_use())
 
     def __repr__(self) -> str:
         return f"<{self.__module__}.{self.__name__}, imported when it is used>"
 
 
 def _resolve_if_deferred(value: Any) -> Any:
-    return value._import_deferred_object() if isinstance(value, DeferredValue) else value
+    return value._import_object_on_first_use() if isinstance(value, DeferredValue) else value
 
 
 class DeferredModule(ModuleType):
@@ -121,7 +121,7 @@ class DeferredModule(ModuleType):
         in_main = threading.current_thread() is threading.main_thread()
         # amid an import a signal leaves half a module behind
         with (
-            self._finder.stop_deferring_module(self.__name__),
+            self._finder.disable_deferring_for_module(self.__name__),
             signals.defer_signals_until_step_ends() if in_main else nullcontext(),
         ):
             return import_module(self.__name__)
@@ -153,7 +153,7 @@ class _DeferringFinder(MetaPathFinder, Loader):
         """Do nothing, because a placeholder module has no code."""
 
     @contextmanager
-    def stop_deferring_module(self, module: str) -> Iterator[None]:
+    def disable_deferring_for_module(self, module: str) -> Iterator[None]:
         """Import this module normally in the block. Modules that it imports are not deferred either."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
         self.names = []

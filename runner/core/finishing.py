@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from runner_base import Answer, FinishReason
 from runner_base.notes import Note, note
-from runner_compare.statistics import exact_interval
+from runner_compare.statistics import compute_clopper_pearson_interval
 
 WANTED = 0.95  # the share of answers that are to finish
 
@@ -61,7 +61,7 @@ class FinishingCurve:
             open_share *= 1 - ended / at_risk
             if at_risk > ended:
                 worth = round((at_risk - ended) / open_share)
-            ends = exact_interval(round((1 - open_share) * worth), worth)
+            ends = compute_clopper_pearson_interval(round((1 - open_share) * worth), worth)
             for name, share in zip(("high", "low", "tokens"), (*ends, 1 - open_share), strict=True):
                 if share >= finished_fraction - 1e-12:
                     found.setdefault(name, tokens)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base import DataError, truncated_repr
+from runner_base import DataError, format_truncated_repr
 from runner_engine.checkpoints import file_io, is_plain_file_name
 
 
@@ -104,5 +104,5 @@ class JsonFieldReader:
 
     def raise_error(self, key: str, expected: str, found: object) -> NoReturn:
         raise DataError(
-            f"{key}: {expected} expected, found {truncated_repr(found)}", key=self.path, code="damaged"
+            f"{key}: {expected} expected, found {format_truncated_repr(found)}", key=self.path, code="damaged"
         )

@@ -129,8 +129,8 @@ def _iter_folder_rows(folder: Path, source: QuestionSource, select_columns: tabl
         return _iter_json_rows(file)
     if files := tables.find_split_files(folder, split):
         return tables.read_table_rows(files, select_columns)
-    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_splits(folder))
-    inside = sorted(path.name for path in folder.glob("*/") if tables.list_splits(path))
+    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.list_dataset_splits(folder))
+    inside = sorted(path.name for path in folder.glob("*/") if tables.list_dataset_splits(path))
     other = (
         f"; its folders {', '.join(inside)} contain data. Name one of them" if inside and not splits else ""
     )

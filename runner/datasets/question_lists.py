@@ -74,7 +74,7 @@ def _parse_json_list(text: str, source: str) -> list[str]:
     return [str(value).strip() for value in values]
 
 
-def find_listed_positions(
+def find_positions_of_listed_questions(
     file: str, config_key: str, split: str, questions: Sequence[IdentifiableQuestion]
 ) -> frozenset[int]:
     """Return the positions of the listed questions in the split. Raises ConfigError if an entry matches

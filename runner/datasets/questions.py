@@ -15,7 +15,7 @@ from runner.config.examples import ExamplesConfig
 from runner.config.questions import QuestionsConfig
 from runner.datasets import long_texts
 from runner.datasets.items import Item, QuestionSource, read_questions
-from runner.datasets.question_lists import find_listed_positions
+from runner.datasets.question_lists import find_positions_of_listed_questions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.row_layouts import RowKeys
 from runner.datasets.word_problems import DISTINCT
@@ -57,7 +57,7 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
 
 def _select_listed_questions(list_file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
     every = _read_whole_split(source)
-    named = find_listed_positions(list_file, "task.only", source.split, every)
+    named = find_positions_of_listed_questions(list_file, "task.only", source.split, every)
     numbered = enumerate(
         QuestionSelection(None, task.offset, task.shuffle_seed).select_question_positions(len(every))
     )
@@ -76,7 +76,9 @@ def _select_listed_questions(list_file: str, source: QuestionSource, task: Quest
 
 def _mark_excluded_questions(list_file: str, items: list[Item], source: QuestionSource) -> list[Item]:
     """Return all questions. Those in a list file are marked as excluded from the score."""
-    named = find_listed_positions(list_file, "task.unscored", source.split, _read_whole_split(source))
+    named = find_positions_of_listed_questions(
+        list_file, "task.unscored", source.split, _read_whole_split(source)
+    )
     if all(item.position in named for item in items):
         raise ConfigError(
             f"this file lists all {len(items):,} questions, so no question is left to score",

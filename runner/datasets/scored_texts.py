@@ -21,7 +21,7 @@ from runner.datasets.items import Item
 from runner.datasets.long_texts import DATA as LONG
 from runner.datasets.long_texts import iterate_synthetic_texts
 from runner.datasets.prompts import validate_text
-from runner.datasets.question_lists import find_listed_positions
+from runner.datasets.question_lists import find_positions_of_listed_questions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.questions import load_questions
 from runner.datasets.row_layouts import CHOICES, RowKeys, parse_cluster_name
@@ -149,7 +149,7 @@ def _find_listed_row_positions(list_file: str, split: str, rows: list[tuple[str,
         _NamedRow(position, str(row.get("id", "")), text)
         for position, (row, text) in enumerate(zip(values, texts, strict=True))
     ]
-    return find_listed_positions(list_file, "task.only", split, every)
+    return find_positions_of_listed_questions(list_file, "task.only", split, every)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, join_first_names, load_json_object, to_one_line, truncated_repr
+from runner_base import DataError, format_truncated_repr, join_first_names, load_json_object, to_one_line
 from runner_engine.checkpoints import is_plain_file_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
@@ -47,7 +47,7 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
         names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
         if not names or not all(map(is_plain_file_name, names)):
             raise DataError(
-                f"_data_files: expected the names of Arrow files, found {truncated_repr(entries)}",
+                f"_data_files: expected the names of Arrow files, found {format_truncated_repr(entries)}",
                 key=folder / STATE,
                 code="damaged",
             )
@@ -58,7 +58,7 @@ def find_split_files(folder: Path, split: str) -> list[Path]:
     return []
 
 
-def list_splits(folder: Path) -> list[str]:
+def list_dataset_splits(folder: Path) -> list[str]:
     if (folder / SPLITS).is_file():
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():

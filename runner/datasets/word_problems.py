@@ -79,7 +79,7 @@ class _Template(NamedTuple):
 
 def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return the problem with this index in a split. Equal seeds, splits and indices give equal problems."""
-    return _compose_problem(*_draw_story_and_steps(split, index, seed))
+    return _generate_word_problem(*_draw_story_and_steps(split, index, seed))
 
 
 def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
@@ -88,7 +88,7 @@ def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Probl
     rng, slot, buckets, steps = _draw_story_and_steps(split, index, seed)
     friend = _draw_friend(rng, slot)
     for attempt in count():
-        other = _compose_problem(
+        other = _generate_word_problem(
             Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend
         )
         is_same_story = _NUMBER.sub("#", other.question) == _NUMBER.sub("#", original.question)
@@ -121,7 +121,9 @@ def generate_problems(split: Split, limit: int, seed: int = 0) -> list[Problem]:
 def generate_practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
     """Return a training problem with exactly `steps` steps (at least 3) and numbers of the train split."""
     key = f"{seed}/practice{steps}"
-    return _compose_problem(Random(f"{key}/{index}"), _map_index_to_story(index, key), TRAIN_BUCKETS, steps)
+    return _generate_word_problem(
+        Random(f"{key}/{index}"), _map_index_to_story(index, key), TRAIN_BUCKETS, steps
+    )
 
 
 def _map_index_to_story(index: int, key: str) -> int:
@@ -139,7 +141,7 @@ def _draw_friend(rng: Random, slot: int) -> str:
     return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
 
 
-def _compose_problem(
+def _generate_word_problem(
     rng: Random, story_index: int, answer_buckets: frozenset[int], steps: int, friend: str | None = None
 ) -> Problem:
     template_index, pair = divmod(story_index, _PAIRS)

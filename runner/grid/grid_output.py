@@ -152,7 +152,7 @@ def print_plan(plan: list[PlannedJob]) -> None:
     if any(estimate.fit is not None for estimate in estimates.values()):
         room, of_gpus = _get_free_main_memory_mib(), visible_gpus.measure_free_gpu_memory_mib()
         caches = [estimate.fit.max_prompt_cache_mib for estimate in estimates.values() if estimate.fit]
-        lines = plans.format_memory_lines(PROCESS_MIB, *room, of_gpus, max(caches, default=0.0))
+        lines = plans.format_available_memory_lines(PROCESS_MIB, *room, of_gpus, max(caches, default=0.0))
         print("\n".join(lines))
     is_quick = any(job.config and job.config.plan == "quick" for job in plan)
     for line in render_notes(make_statistical_power_notes(plan, estimates, is_quick)):
@@ -283,7 +283,7 @@ def _get_cached_experiment_id(store: stores.Store) -> str | None:
     number = connection.get_cached_experiment_id(store)
     if (
         number is None
-        and (noted := published_index.find_current_entry(store, "")) is not None
+        and (noted := published_index.find_current_published_entry(store, "")) is not None
         and store.sqlite_file is not None
     ):
         return noted.identity.split()[0]
@@ -303,11 +303,13 @@ def build_grid_table_rows(
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        lines.append(GridLine(names, _format_status(planned, outcome, interrupted), planned.job_id, record))
+        lines.append(
+            GridLine(names, _format_job_status(planned, outcome, interrupted), planned.job_id, record)
+        )
     return lines
 
 
-def _format_status(planned: PlannedJob, outcome: JobOutcome | None, interrupted: bool) -> str:
+def _format_job_status(planned: PlannedJob, outcome: JobOutcome | None, interrupted: bool) -> str:
     if outcome is not None:
         was_recorded = outcome.record is not None and outcome.record.from_ledger
         return "done before" if was_recorded else outcome.status.value.lower()

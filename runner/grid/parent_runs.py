@@ -60,7 +60,7 @@ class ParentRuns:
             if (
                 all_done
                 and store.sqlite_file is not None
-                and published_index.find_current_entry(store, self.grid_id)
+                and published_index.find_current_published_entry(store, self.grid_id)
             ):
                 continue
             try:

@@ -266,7 +266,11 @@ def report_grid_results_and_failures(grid: Grid, interrupted: bool) -> None:
     print_grid_results(lines, settings.print, has_table=not has_lines or settings.print is PrintMode.full)
     problems = print_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
-        if planned.job is not None and settings.rerun and (folders := planned.job.list_backup_folders()):
+        if (
+            planned.job is not None
+            and settings.rerun
+            and (folders := planned.job.list_replaced_result_folders())
+        ):
             print_message(f"job {planned.job_id} ran again. Its earlier results are in {folders[-1]}")
     if settings.print.is_table:
         folder = str(make_relative_to_cwd(Path(settings.output_dir).expanduser() / "jobs"))

@@ -63,7 +63,7 @@ class Trials:
             *render_notes(make_best_trial_notes(best, scored, self.keys, self.maximize)),
         ]
 
-    def print_results(self) -> None:
+    def print_trial_results(self) -> None:
         settings = next((planned.config for planned in self.plan if planned.config is not None), None)
         if settings is None:
             return

@@ -159,7 +159,7 @@ class WorkerPool(Executor):
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
-            self._receive_message(by_connection[ready])
+            self._handle_worker_message(by_connection[ready])
         for worker in [worker for worker in self._workers if worker.current is None]:
             self._assign_next_job(worker)
         self._remove_dead_workers()
@@ -177,7 +177,7 @@ class WorkerPool(Executor):
             worker.kill()
             self._handle_worker_death(worker)
 
-    def _receive_message(self, worker: Worker) -> None:
+    def _handle_worker_message(self, worker: Worker) -> None:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
@@ -190,7 +190,9 @@ class WorkerPool(Executor):
             return
         self._handle_job_end(worker, worker.current, message)
         if message.status is Status.KILLED or message.lost_gpu:
-            self._release_worker(worker)  # a job that was stopped by any process ends its worker, too
+            self._stop_worker_and_requeue_jobs(
+                worker
+            )  # a job that was stopped by any process ends its worker, too
         else:
             self._assign_next_job(worker)
 
@@ -230,13 +232,13 @@ class WorkerPool(Executor):
         loaded.
         """
         if self.stop_requests or (self.fresh and worker.jobs_given and not self._uses_forks):
-            self._release_worker(worker)
+            self._stop_worker_and_requeue_jobs(worker)
             return
         if not worker.todo:
             worker.todo = self._dequeue_startable_job_group(worker) or self._steal_queued_jobs(worker)
             worker.load_s = 0.0
         if not worker.todo:
-            self._release_worker(worker)
+            self._stop_worker_and_requeue_jobs(worker)
             return
         number = next((job for job in worker.todo if not self.is_waiting_for_job(job)), None)
         if number is None and not self._all_idle:
@@ -278,7 +280,7 @@ class WorkerPool(Executor):
             number for worker in (*self._workers, *self._leaving) for number in worker.gpus.numbers
         )
 
-    def _release_worker(self, worker: Worker) -> None:
+    def _stop_worker_and_requeue_jobs(self, worker: Worker) -> None:
         """Tell a worker to exit, and return its remaining jobs to the queue."""
         with suppress(OSError):  # it has exited already
             worker.connection.send(None)

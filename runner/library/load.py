@@ -82,7 +82,7 @@ def build_load_config(
     from runner.config.variables import read_variable_overrides
 
     given = {group: _split_choice_and_keys(group, argument) for group, argument in group_arguments.items()}
-    given |= {"model": _split_model_choice_and_keys(model, model_keys)}
+    given |= {"model": _derive_model_choice_and_keys(model, model_keys)}
     if given["quantization"][0] is None and is_gguf_file(
         Path(given["model"][1].get("name", "")).expanduser()
     ):
@@ -109,7 +109,7 @@ def _reject_unknown_groups(model_keys: Mapping[str, Any], group_arguments: Mappi
             )
 
 
-def _split_model_choice_and_keys(
+def _derive_model_choice_and_keys(
     model: NameOrPath | None, arguments: Mapping[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
     keys = {key: value for key, value in arguments.items() if value is not None}

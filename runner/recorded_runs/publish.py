@@ -58,7 +58,7 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
     paths: list[Path] = []
     for number, of_model in enumerate(by_model.values(), 1):
         folder_of_model = folder if len(by_model) == 1 else folder / _model_folder_name(number, *of_model[0])
-        files = {CARD: format_accuracy_card_section(of_model)}
+        files = {CARD: format_model_card_accuracy_section(of_model)}
         for dataset, entries in _build_hub_entries_by_file(of_model, benchmark).items():
             files[f"{RESULTS}/{dataset}.yaml"] = format_entries_as_yaml(entries)
         for name, text in files.items():
@@ -89,7 +89,7 @@ def _model_folder_name(number: int, table: Table, row: TableRow) -> str:
     return f"{number}-{name}"[:80]
 
 
-def format_accuracy_card_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
+def format_model_card_accuracy_section(table_rows: Sequence[tuple[Table, TableRow]]) -> str:
     lines = [
         "## Evaluation",
         "",
@@ -129,7 +129,7 @@ def _build_hub_entries_by_file(
             print_message(f"note: {model_cards.not_on_hub_message(row.run.job_id, data, RESULTS)}")
             continue
         entry = build_hub_accuracy_entry(row.run, *names)
-        validate_hub_entry(entry)
+        validate_hub_eval_result(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
             raise ConfigError(f"a model has several runs on {names[0]} ({names[1]}). Select one run with "
@@ -167,7 +167,7 @@ def build_hub_accuracy_entry(run: Run, dataset: str, task: str) -> dict[str, Any
     return entry | ({"date": record.started_at} if record is not None and record.started_at else {})
 
 
-def validate_hub_entry(entry: Any) -> None:
+def validate_hub_eval_result(entry: Any) -> None:
     """Raise ConfigError where an entry violates the documented schema of `.eval_results/*.yaml`."""
     _check_hub_entry_keys("", entry, REQUIRED, OPTIONAL)
     dataset = entry["dataset"]

@@ -93,7 +93,7 @@ def _format_divergence_section(table_rows: Sequence[TableRow], names: dict[str, 
         name = names[row.run.run_id]
         lines.append(
             _markdown_row(
-                [usual_name if name == row.run.job_id else name, *_format_divergence_cells(row.run)]
+                [usual_name if name == row.run.job_id else name, *_format_divergence_table_cells(row.run)]
             )
         )
     explanation = explain_divergence_columns(reference, bool(bounds), texts, tokens, data, split)
@@ -107,7 +107,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escape_markdown(cell).replace('|', '/') for cell in cells)} |"
 
 
-def _format_divergence_cells(run: Run) -> list[str]:
+def _format_divergence_table_cells(run: Run) -> list[str]:
     mib, parameters = run.metrics.get("weight_mib"), run.metrics.get("parameters")
     keys = ("kl_nats_per_token", "kl_p99_nats", "kl_p999_nats", "top_1_agreement")
     return [

@@ -70,7 +70,7 @@ def redact_store_uri_in_text(config: RunnerConfig, text: str) -> str:
 def delete_or_report_replaced_results(job: Job, record: Record) -> None:
     if record.status is Status.FINISHED:
         job.delete_backup_folders()
-    elif folders := job.list_backup_folders():
+    elif folders := job.list_replaced_result_folders():
         log.warning("the results of %s that rerun=... replaced are still in %s", job.job_id, folders[-1])
 
 

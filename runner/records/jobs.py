@@ -161,13 +161,13 @@ class Job:
         except OSError as error:
             raise convert_write_error(self.folder, error) from error
 
-    def list_backup_folders(self) -> list[Path]:
+    def list_replaced_result_folders(self) -> list[Path]:
         """Return the folders with results that rerun=... has replaced, oldest first."""
         folders = self.folder.parent.glob(f"{self.job_id}{OLD}*")
         return sorted(folders, key=lambda old: (len(old.name), old.name))
 
     def delete_backup_folders(self) -> None:
-        for old in self.list_backup_folders():
+        for old in self.list_replaced_result_folders():
             shutil.rmtree(old, ignore_errors=True)
 
 

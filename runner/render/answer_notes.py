@@ -103,7 +103,7 @@ def _price_text(tokens: int, seconds: float | None) -> str:
     return f"at most {format_count(tokens, 'more token', 'more tokens')}{time}"
 
 
-def _format_answers_with_uncomparable_gold(reasons: Sequence[tuple[int, str]]) -> str:
+def _format_uncomparable_gold_answers_note(reasons: Sequence[tuple[int, str]]) -> str:
     some = join_first_names([f"question {index} {reason}" for index, reason in reasons], MAX_NAMED_ANSWERS)
     answers = format_count(len(reasons), "answer counts", "answers count")
     return f"{answers} as wrong, because the gold answer could not be compared: {some}"
@@ -171,7 +171,7 @@ QUESTIONS: dict[str, Template] = {
     ),
     "stopped_early": "the job stopped early, when the test had decided the comparison with {baseline}. Accuracy and "
     "observed difference are biased. Report the anytime-valid interval of the difference",
-    "answers_not_compared": _format_answers_with_uncomparable_gold,
+    "answers_not_compared": _format_uncomparable_gold_answers_note,
     "answers_changed": "{count} of {asked} answers changed when the same questions were repeated {how}. A difference "
     "of that size between two runs may be noise. model.dtype=float32 reduces this noise",
     "few_twins": "only {count} of the first {wanted} questions have numbers that can be changed",

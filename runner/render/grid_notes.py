@@ -57,7 +57,7 @@ ESTIMATES: dict[str, Template] = {
 # ----------------------------------------------------------------------------------------------- grids
 
 
-def _format_model_list_summary(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
+def _summarize_model_list(text: str, sizes_mib: Sequence[float | None], reference: str) -> str:
     known = [size for size in sizes_mib if size is not None]
     unknown = len(sizes_mib) - len(known)
     total = f"{sum(known):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
@@ -151,7 +151,7 @@ def _store_failed_text(store: str, reason: str, kept: object) -> str:
 
 
 GRIDS: dict[str, Template] = {
-    "models": _format_model_list_summary,
+    "models": _summarize_model_list,
     "quantized_reference": "note: the reference {reference} is itself quantized, so its own loss is unknown. "
     "{key}=FILE selects another reference",
     "unreadable": "{model} cannot be read: {problem}",

@@ -404,12 +404,14 @@ def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
     shown += [key for key in plug_in_metric_keys(jobs) if key not in shown]
     shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
     return [
-        replace(find_metric(key), label=_choose_sample_noun(jobs)) if key == "n" else find_metric(key)
+        replace(find_metric(key), label=_choose_sample_count_heading(jobs))
+        if key == "n"
+        else find_metric(key)
         for key in shown
     ]
 
 
-def _choose_sample_noun(jobs: Sequence[Mapping[str, float]]) -> str:
+def _choose_sample_count_heading(jobs: Sequence[Mapping[str, float]]) -> str:
     """Return the heading of the column with the number of samples, such as `questions`."""
     nouns = (
         "documents" if LOG_LIKELIHOOD in job else "questions" if "correct" in job else "answers"

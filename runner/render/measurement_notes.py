@@ -21,7 +21,7 @@ def _explain_sustainable_request_rate(
     return f"the highest tested rate that the engine sustains is {rate:g} requests/s. Criterion: {rule}"
 
 
-def _format_answers_changed_by_drafting(
+def _describe_answer_changes_from_drafting(
     differing: int, answers: int, interval: tuple[float, float], dtype: str
 ) -> str:
     low, high = (100 * end for end in interval)
@@ -82,7 +82,7 @@ SPEED: dict[str, Template] = {
     "random_prompts": "the prompts are random tokens, so the acceptance rate of draft tokens is not "
     "realistic. Use task.prompts=embedded, or your own prompts",
     "too_few_repeats": "the gain has no confidence interval: use task.repeats={fewest} or more",
-    "answers_differ": _format_answers_changed_by_drafting,
+    "answers_differ": _describe_answer_changes_from_drafting,
     "no_prediction": "memory is not predicted: the checkpoint has no headers of safetensors files",
     "peaks_since_start": "this system cannot reset the peak memory, so peaks cover the whole process",
     "what_peaks_are": "a peak is the process memory (RSS) above the RSS after the imports. While the model "

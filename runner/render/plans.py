@@ -13,7 +13,7 @@ def job_state_text(state: str, is_duplicate: bool) -> str:
     return f"{state} (listed twice)" if is_duplicate else state
 
 
-def format_memory_lines(
+def format_available_memory_lines(
     process_mib: float,
     free_ram_mib: float,
     is_limited: bool,

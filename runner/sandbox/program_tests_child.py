@@ -115,11 +115,11 @@ def run_program_and_tests(
     test_names = {"__name__": "tests", "__builtins__": builtin_names}
     kept_modules = {name: loaded[name] for name in test_modules if name in loaded}
     restore_modules = _make_module_restorer()
-    call_checked = _make_checked_call(restore_modules, _make_return_value_check())
+    call_function_and_check_values = _make_checked_call(restore_modules, _make_return_value_check())
 
     def wrap_function(function: Any) -> Any:
         def call_function(*arguments: Any, **named: Any) -> Any:
-            return call_checked(function, arguments, named)
+            return call_function_and_check_values(function, arguments, named)
 
         return call_function
 
@@ -199,12 +199,14 @@ def _make_checked_call(restore_modules: Any, check_value: Any) -> Any:
     def iterate_checked(values: Any) -> Any:
         while True:
             try:
-                value = call_checked(advance, (values,), {})
+                value = call_function_and_check_values(advance, (values,), {})
             except end:
                 return
             yield value
 
-    def call_checked(function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def call_function_and_check_values(
+        function: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
         given = (arguments, named)
         should_check = is_checkable(given)
         enable_gc()
@@ -225,7 +227,7 @@ def _make_checked_call(restore_modules: Any, check_value: Any) -> Any:
                     return iterate_checked(value)
         return value
 
-    return call_checked
+    return call_function_and_check_values
 
 
 def _make_return_value_check() -> Any:

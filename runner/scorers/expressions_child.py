@@ -75,7 +75,7 @@ class ParserFork:
         if not self._pid:
             for descriptor in (0, self._requests, self._replies):
                 os.close(descriptor)
-            serve_comparison_requests_in_fork(requests, replies)
+            serve_comparisons_in_forked_process(requests, replies)
         os.close(requests)
         os.close(replies)
 
@@ -96,7 +96,7 @@ class ParserFork:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
-def serve_comparison_requests_in_fork(request_fd: int, reply_fd: int) -> None:
+def serve_comparisons_in_forked_process(request_fd: int, reply_fd: int) -> None:
     """Answer requests in the forked process. Exceeding a resource limit ends the process."""
     from runner.scorers.expression_equality import are_expressions_equal
 

@@ -9,7 +9,7 @@ from runner.speed.cells import Cell
 from runner.speed.speculation_pairs import ACCEPTED, DIFFERING, GAIN, OFF_SPEED, SPEED
 from runner_base.notes import Note, note
 from runner_base.spreads import compute_median_interval, compute_min_values_for_interval
-from runner_compare.statistics import exact_interval
+from runner_compare.statistics import compute_clopper_pearson_interval
 
 
 def compute_gain_interval(cell: Cell) -> tuple[float, float] | None:
@@ -72,6 +72,6 @@ def make_speculation_gain_notes(cells: Sequence[Cell], dtype: str, has_real_prom
         found.append(note("too_few_repeats", fewest=compute_min_values_for_interval()))
     differing = int(sum(sum(cell.values(DIFFERING)) for cell in compared))
     answers = sum(cell.batch_size * len(cell.repeats) for cell in compared)
-    interval_95 = exact_interval(differing, answers)
+    interval_95 = compute_clopper_pearson_interval(differing, answers)
     differ = note("answers_differ", differing=differing, answers=answers, interval=interval_95, dtype=dtype)
     return [*found, differ]

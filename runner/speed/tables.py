@@ -26,7 +26,7 @@ def select_speed_metric(cells: Sequence[Cell]) -> str:
     return "decode_tok_per_s" if "decode_tok_per_s" in cells[0].metric_names else "output_tok_per_s"
 
 
-def compute_cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, float]:
+def aggregate_sweep_cell_metrics(cells: Sequence[Cell], limits: MachineLimits) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.metric_names, AGGREGATES.items()):
@@ -107,7 +107,7 @@ def build_hardware_utilization_rows(
     return rows
 
 
-def build_request_rate_rows(
+def build_request_rate_table_rows(
     loads: Sequence[RequestLoad], sustainable_rate: float | None
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []

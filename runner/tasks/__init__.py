@@ -52,14 +52,18 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
     from runner.tasks.collecting import build_sample as build_sample
     from runner.tasks.collecting import collect_extra_answers as collect_extra_answers
-    from runner.tasks.collecting import describe_failed_requests_or_raise as describe_failed_requests_or_raise
+    from runner.tasks.collecting import (
+        describe_failures_unless_all_failed as describe_failures_unless_all_failed,
+    )
     from runner.tasks.collecting import report_saved_on_interrupt as report_saved_on_interrupt
     from runner.tasks.context_length import build_rope_notes_for_samples as build_rope_notes_for_samples
     from runner.tasks.context_length import exceed_context_hint as exceed_context_hint
     from runner.tasks.early_stop import ComparedInputs as ComparedInputs
     from runner.tasks.early_stop import create_early_stop_policy as create_early_stop_policy
     from runner.tasks.early_stop import has_configured_baseline as has_configured_baseline
-    from runner.tasks.early_stop import make_baseline_notes as make_baseline_notes
+    from runner.tasks.early_stop import (
+        make_early_stopping_baseline_notes as make_early_stopping_baseline_notes,
+    )
     from runner.tasks.rendered_prompts import add_prompt_facts as add_prompt_facts
     from runner.tasks.rendered_prompts import render_prompts as render_prompts
 
@@ -86,13 +90,13 @@ PLACES = {
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
     "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
-    "describe_failed_requests_or_raise": "runner.tasks.collecting",  # messages about questions without an answer
+    "describe_failures_unless_all_failed": "runner.tasks.collecting",  # messages about questions without an answer
     "report_saved_on_interrupt": "runner.tasks.collecting",  # the message that an interrupted job prints
     # early stopping (task.early_stop_vs)
     "ComparedInputs": "runner.tasks.early_stop",  # inputs with the baseline job; derive from it
     "create_early_stop_policy": "runner.tasks.early_stop",  # the policy that stops a job at the first verdict
     "has_configured_baseline": "runner.tasks.early_stop",  # whether the keys name a baseline; a task module has it
-    "make_baseline_notes": "runner.tasks.early_stop",  # with what the job is compared, for `preview`
+    "make_early_stopping_baseline_notes": "runner.tasks.early_stop",  # with what the job is compared, for `preview`
     # the engine and the model, before and besides asking
     "get_model_kind": "runner.engines.kinds",  # properties of a kind of model: prompts, positions, tokens
     "create_lazy_engine": "runner.engines",  # opens another engine than the job's

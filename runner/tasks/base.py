@@ -112,7 +112,7 @@ def update_job_with_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> Re
         # what was read
         vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
         resolved = resolved.replace_config_groups(task=task)
-    return resolved.add_second_model(inputs.second)
+    return resolved.copy_job_with_second_model(inputs.second)
 
 
 def render_requested_prompts(task: Task, inputs: TaskInputs, resolved: ResolvedJob) -> str:

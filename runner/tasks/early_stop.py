@@ -103,7 +103,7 @@ def margin_fraction(task: EarlyStopConfig) -> float | None:
     return None if task.early_stop_margin is None else task.early_stop_margin / 100
 
 
-def make_baseline_notes(config: RunnerConfig, inputs: ComparedInputs) -> list[Note]:
+def make_early_stopping_baseline_notes(config: RunnerConfig, inputs: ComparedInputs) -> list[Note]:
     """Return a note for plan=true: with which job this job is compared. Empty without a baseline."""
     task, baseline = typed_task_config(config, EarlyStopConfig), inputs.baseline
     if baseline is None:
@@ -263,9 +263,9 @@ class EarlyStop(Policy):
         """Add the comparison to the result of a job, with a warning if the job stopped early."""
         result.metrics |= self.metrics
         result.facts |= self.facts
-        result.notes += render_notes(self.make_stop_notes())
+        result.notes += render_notes(self.make_stopped_early_notes())
 
-    def make_stop_notes(self) -> list[Note]:
+    def make_stopped_early_notes(self) -> list[Note]:
         """Return the warning about the accuracy of a job that stopped early."""
         has_stopped = self.asked < len(self.solved)
         return [note("stopped_early", "warning", baseline=self.facts[FACT])] if has_stopped else []

@@ -119,7 +119,7 @@ def _model_fingerprint(config: RunnerConfig) -> dict[str, str]:
     return get_model_kind(config.model).fingerprint(resolve_job(config), hashes)
 
 
-def wait_for_record(job: Job) -> Record | None:
+def wait_for_job_record(job: Job) -> Record | None:
     """Wait until no process runs the job, and return its record. None if the job has never been run."""
     if job.read_last_record() is None and is_locked(job.folder / LOCK):
         with lock_job(job):
@@ -131,7 +131,7 @@ def wait_for_finished_record(job: Job, key: str, job_reference: str) -> Record:
     """Wait for the job and return its record. If the job is missing, a ConfigError names the command
     that runs it.
     """
-    record = wait_for_record(job)
+    record = wait_for_job_record(job)
     if record is None:
         raise build_not_finished_error(key, job_reference, job)
     return record

@@ -96,7 +96,7 @@ _opened: dict[Store, Experiment] = {}  # a worker runs many jobs with one store
 def connect_to_store(store: Store) -> Iterator[Experiment]:
     """Connect to the store, and create its experiment if missing. Converts store errors to TrackingError."""
     with require_reachable_store(store):
-        yield _open_experiment(store)
+        yield _get_or_open_experiment(store)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def require_reachable_store(store: Store, result_folder: Path | None = None) -> 
         yield
 
 
-def _open_experiment(store: Store) -> Experiment:
+def _get_or_open_experiment(store: Store) -> Experiment:
     """Open the store's experiment. If this process has already opened the experiment, return the cached
     connection.
     """

@@ -225,7 +225,7 @@ def end_runs_of_dead_processes(store: Store, job: Job) -> StoredRuns:
     """
     pending_runs.end_pending_runs(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     may_know = store.sqlite_file is not None and store.parent_run_id is None
-    if may_know and (noted := published_index.find_current_entry(store, job.job_id)) is not None:
+    if may_know and (noted := published_index.find_current_published_entry(store, job.job_id)) is not None:
         # without MLflow, whose import takes seconds
         return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
     stored = read_stored_runs(store, [job.job_id])
@@ -241,7 +241,7 @@ def move_below_parent(store: Store, run_id: str) -> None:
 
 def cache_run_id(store: Store, job_or_grid_id: str, run_id: str) -> None:
     """Cache the run id of a job or grid. The cached id is valid until the store changes."""
-    noted = published_index.find_current_entry(store, job_or_grid_id)
+    noted = published_index.find_current_published_entry(store, job_or_grid_id)
     if noted is None or noted.mlflow_id != run_id:
         with connect_to_store(store) as experiment:
             published_index.add_run_to_index(store, experiment.client, run_id)

@@ -37,7 +37,7 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
         key = store.uri, experiment_id, digest
         if (
             key not in _known
-            and (model_id := find_model_id(client, store, experiment_id, digest)) is not None
+            and (model_id := find_logged_model_id(client, store, experiment_id, digest)) is not None
         ):
             _known[key] = model_id
         if key in _known:
@@ -56,7 +56,7 @@ def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record
     return _known.setdefault(key, str(made.model_id))
 
 
-def find_model_id(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
+def find_logged_model_id(client: Any, store: Store, experiment_id: str, digest: str) -> str | None:
     """Return the MLflow id of the model with this digest, or None.
 
     MLflow returns a model together with the metrics of all its jobs. So an id is cached for a while

@@ -80,7 +80,7 @@ def read_index_entries(output_dir: Path, key: str = "") -> Iterator[PublishedEnt
                         yield published
 
 
-def find_current_entry(store: Store, key: str) -> PublishedEntry | None:
+def find_current_published_entry(store: Store, key: str) -> PublishedEntry | None:
     """Return the latest index entry with this key.
 
     Returns None if the store has changed since that entry was written.

@@ -108,12 +108,12 @@ class ForkedJobRun:
 
     def log_result(self, record: Record, progress: Sequence[ProgressPoint] = ()) -> None:
         """Log metrics, artifacts and status, like `JobRun.log_result`."""
-        self._send_outcome_and_wait((record, progress))
+        self._send_job_outcome_and_wait((record, progress))
 
     def end_run_without_record(self, status: Status) -> None:
-        self._send_outcome_and_wait(status)
+        self._send_job_outcome_and_wait(status)
 
-    def _send_outcome_and_wait(self, outcome: tuple[Record, Sequence[ProgressPoint]] | Status) -> None:
+    def _send_job_outcome_and_wait(self, outcome: tuple[Record, Sequence[ProgressPoint]] | Status) -> None:
         self.wait_until_started()
         with suppress(BrokenPipeError):  # the copy has died: the missing answer says it
             self._pipe.send(outcome)

@@ -54,7 +54,7 @@ def compare_question_subsets(
     return compared
 
 
-def decide_subset_comparisons(
+def decide_comparisons_of_all_subsets(
     comparisons: Mapping[str, Mapping[Subset, RunComparison]],
 ) -> dict[str, dict[Subset, Decision]]:
     """Decide the comparisons of all subsets together, with one family-wise error rate."""

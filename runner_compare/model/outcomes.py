@@ -8,7 +8,7 @@ from typing import NamedTuple
 from runner_base import ClusterUnit, Likelihood, Sample
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.model.repeated_answers import AnswerVotes
-from runner_compare.statistics.stats import exact_interval
+from runner_compare.statistics.stats import compute_clopper_pearson_interval
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
 
@@ -30,8 +30,8 @@ class AccuracyBounds(NamedTuple):
         The interval is recomputed, since earlier versions recorded too narrow ends.
         """
         low, high = (
-            exact_interval(round(accuracy_at_worst * n), n)[0],
-            exact_interval(round(accuracy_at_best * n), n)[1],
+            compute_clopper_pearson_interval(round(accuracy_at_worst * n), n)[0],
+            compute_clopper_pearson_interval(round(accuracy_at_best * n), n)[1],
         )
         return cls(accuracy_at_worst, accuracy_at_best, low, high)
 

@@ -189,12 +189,12 @@ class _FilterParser:
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
     def match_runs_by_or_expression(self) -> set[str]:
-        passing_ids = self.match_runs_by_and_expression()
+        passing_ids = self.match_runs_by_conjunction()
         while self.accept_token("or"):
-            passing_ids |= self.match_runs_by_and_expression()
+            passing_ids |= self.match_runs_by_conjunction()
         return passing_ids
 
-    def match_runs_by_and_expression(self) -> set[str]:
+    def match_runs_by_conjunction(self) -> set[str]:
         passing_ids = self.match_runs_by_condition()
         while self.accept_token("and"):
             passing_ids &= self.match_runs_by_condition()
@@ -215,7 +215,7 @@ class _FilterParser:
         if negated:
             self.require_token("in")
         if negated or self.accept_token("in"):
-            wanted = self.parse_values()
+            wanted = self.parse_parenthesized_values()
             return self.matching_ids(
                 key, lambda value: any(equals_value(value, choice) for choice in wanted) != negated
             )
@@ -244,7 +244,7 @@ class _FilterParser:
         self.keys.append(full)
         return full
 
-    def parse_values(self) -> list[str]:
+    def parse_parenthesized_values(self) -> list[str]:
         self.require_token("(")
         values = [self.parse_value()]
         while self.accept_token(","):

@@ -16,7 +16,7 @@ from runner_compare.features.seeds.compute import (
     common_params,
     find_pooled_run,
     merge_runs,
-    pool_over_seeds,
+    pool_runs_over_seeds,
     remove_seed_key,
     rows_with_seeds,
 )
@@ -63,7 +63,7 @@ from runner_compare.statistics.accuracy_intervals import (
 )
 from runner_compare.statistics.floor_effects import (
     all_solved_note,
-    create_cut_off_note,
+    create_cut_off_answers_note,
     create_no_evidence_notes,
 )
 from runner_compare.ways import PairingOptions, compare_runs, with_notes
@@ -130,7 +130,7 @@ def _pool_runs_into_rows(
     if not options.seeds or not all(run.correct_and_total for run in runs):
         return runs, options.base
     differing = reader.key_rules.find_differing_keys([run.params for run in runs])
-    runs = pool_over_seeds(runs, remove_seed_key(differing), reader)
+    runs = pool_runs_over_seeds(runs, remove_seed_key(differing), reader)
     return runs, find_pooled_run(options.base, runs)
 
 
@@ -252,7 +252,7 @@ def compare_with_baseline(
         create_other_config_differences_note(run, base, options, reader.key_rules) if options.by else None
     )
     sides = [run, base]
-    why = create_cut_off_note([side.metrics for side in sides])
+    why = create_cut_off_answers_note([side.metrics for side in sides])
     noted = []
     for compared in compare_runs(run, base, reader, PairingOptions(compared_keys, options.unpaired)):
         if compared.effect.is_ratio:

@@ -9,7 +9,7 @@ from runner_compare.metrics import BetterDirection
 from runner_compare.readers.files import (
     MIB,
     format_run_time,
-    iter_lines,
+    iter_lines_checking_count,
     modification_time,
     read_bytes,
     read_parquet,
@@ -68,7 +68,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "NULL",  # the text of a field that is empty
     # files, which somebody else has written
     "read_bytes",  # a file's content, up to a limit
-    "iter_lines",  # a file's lines, each with its number for messages
+    "iter_lines_checking_count",  # a file's lines, each with its number for messages
     "read_parquet",  # the rows of a parquet file
     "validate_file_name",  # what another file calls a file
     "modification_time",  # when a file was changed, where a tool writes no time

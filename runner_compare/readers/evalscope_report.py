@@ -34,7 +34,7 @@ from runner_compare.readers import (
     convert_checked,
     flatten_params,
     get_sample_cluster,
-    iter_lines,
+    iter_lines_checking_count,
     merge_repeated_answers,
     modification_time,
     read_bytes,
@@ -206,7 +206,7 @@ def _iterate_reviewed_answers(
         )
         if not file.is_file():
             raise DataError(f"its answers, {file}, are not there", key=path, code="not_found")
-        for where_line, line in iter_lines(file, "answers", expected, str(path)):
+        for where_line, line in iter_lines_checking_count(file, "answers", expected, str(path)):
             review = REVIEW.parse(line, where_line)
             yield (
                 _create_sample(review, subset if len(subsets) > 1 else "", cluster_field),

@@ -57,7 +57,7 @@ def modification_time(path: Path) -> str:
     return format_run_time(datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
-def iter_lines(
+def iter_lines_checking_count(
     path: Path, item_name: str, expected_count: int, count_source: str
 ) -> Iterator[tuple[str, bytes]]:
     """Yield each line with its location, such as `FILE, line 3`.

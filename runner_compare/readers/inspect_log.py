@@ -125,10 +125,10 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
     samples = LogSamples(path, cluster_field)
     if path.suffix == SUFFIX:
         with Archive(path) as archive:
-            header = _read_header(path, archive.read_member("header.json"))
+            header = _read_inspect_log_header(path, archive.read_member("header.json"))
             epochs = list(samples.iter_archive_epochs(archive))
     else:
-        header = _read_header(path, file_content)
+        header = _read_inspect_log_header(path, file_content)
         epochs = list(samples.iter_json_epochs(header.samples))
     _check_all_samples_present(path, header, epochs)
     runs, left_out, notes = [], [], list[str]()
@@ -141,7 +141,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
     return ToolFile(runs, left_out, notes)
 
 
-def _read_header(path: Path, file_content: bytes) -> Header:
+def _read_inspect_log_header(path: Path, file_content: bytes) -> Header:
     """Return the header of a log. Raises DataError if the evaluation has not finished."""
     header = HEADER.parse(file_content, str(path))
     if header.status != "success":

@@ -28,7 +28,7 @@ from runner_compare.readers import (
     check_unique_samples,
     flatten_params,
     get_sample_cluster,
-    iter_lines,
+    iter_lines_checking_count,
     merge_repeated_answers,
     to_finite_number,
 )
@@ -128,7 +128,7 @@ def _iter_rows(path: Path, expected_count: int) -> Iterator[Row]:
     file = path.with_name(RESULTS)
     if not file.is_file():
         raise DataError(f"its answers, {file}, are not there", key=path, code="not_found")
-    for where_line, line in iter_lines(file, "answers", expected_count, str(path)):
+    for where_line, line in iter_lines_checking_count(file, "answers", expected_count, str(path)):
         yield ROW.parse(line, where_line)
 
 

@@ -30,7 +30,7 @@ from runner_compare.readers import (
     check_unique_samples,
     convert_checked,
     flatten_params,
-    iter_lines,
+    iter_lines_checking_count,
     to_finite_number,
     validate_file_name,
 )
@@ -162,7 +162,7 @@ def _iter_predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[Too
             key=where,
             code="ambiguous" if chosen else "not_found",
         )
-    for where_line, line in iter_lines(chosen[0], "predictions", entry.num_instances, where):
+    for where_line, line in iter_lines_checking_count(chosen[0], "predictions", entry.num_instances, where):
         prediction = PREDICTION.parse(line, where_line)
         yield _create_sample(prediction), _read_scores(prediction)
 

@@ -42,9 +42,9 @@ from runner_compare.release_gate.render.nights import (
 from runner_compare.release_gate.render.text import (
     build_verdict_section,
     format_error_markdown,
+    format_gate_report,
     format_markdown,
     format_one_line_report,
-    format_report,
 )
 from runner_compare.release_gate.runs import compare_recorded_jobs_with_baseline, names_files, read_files
 from runner_compare.release_gate.verdicts import GateReport, list_run_verdicts, to_dict
@@ -63,7 +63,7 @@ def run_gate(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(to_dict(report), ensure_ascii=False))
     else:
-        text = format_one_line_report(report) if options.compact else format_report(report)
+        text = format_one_line_report(report) if options.compact else format_gate_report(report)
         print(escape_control_characters(text))
     _write_files(options, format_markdown(report), format_junit(report))
     return report.exit_code
@@ -76,12 +76,12 @@ def _write_files(options: argparse.Namespace, markdown: str, junit: str) -> None
         write_text_atomically(Path(options.junit), junit, "--junit")
 
 
-def run_pack(arguments: list[str]) -> int:
+def run_pack_command(arguments: list[str]) -> int:
     """Run `runner-compare pack` and return its exit code."""
     options = create_pack_parser().parse_args(arguments)
     target = Path(options.output).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
-        folder, recorded_run = _find_job(options, Path(scratch))
+        folder, recorded_run = _find_job_to_pack(options, Path(scratch))
         packed = pack_job(folder, target, options.texts, recorded_run)
     size = f"{target.stat().st_size / 1024:,.0f} KiB"
     contents = [format_count(packed.questions, "question")]
@@ -169,7 +169,7 @@ def build_gate_report(
         runs = compare_recorded_jobs_with_baseline(options, policy, scratch, jobs_without_result)
     policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
     ids = runs.baseline_id, runs.results_id
-    night = None if history is None else history.get_night_number(*ids)
+    night = None if history is None else history.get_nightly_report_number(*ids)
     policy = replace(policy, night=night)
     compared = [
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
@@ -186,7 +186,7 @@ def build_gate_report(
     return report, ids
 
 
-def _find_job(options: argparse.Namespace, scratch: Path) -> tuple[Path, Run | None]:
+def _find_job_to_pack(options: argparse.Namespace, scratch: Path) -> tuple[Path, Run | None]:
     """Return the folder of the job to pack, which is given as a folder, a job id or config values.
 
     Also returns the recorded run, unless the job is given as a folder.

@@ -44,7 +44,7 @@ class History:
     nights: list[Night]
     file: TextIO
 
-    def get_night_number(self, baseline_id: str, results_id: str) -> int:
+    def get_nightly_report_number(self, baseline_id: str, results_id: str) -> int:
         """Return the number of this night. It is the last night again if the results are the same."""
         nights = [night for night in self.nights if night.baseline_id == baseline_id]
         is_repeated = bool(nights) and nights[-1].results_id == results_id

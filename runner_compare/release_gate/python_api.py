@@ -10,7 +10,7 @@ from typing import Any
 from runner_base import JobFailed, environment
 from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.release_gate.command import create_gate_parser, decide
-from runner_compare.release_gate.render.text import describe_check, format_markdown, format_report
+from runner_compare.release_gate.render.text import describe_check, format_gate_report, format_markdown
 from runner_compare.release_gate.verdicts import CandidateVerdict, GateReport, GateVerdict, to_dict
 from runner_compare.render.html import escape_html
 
@@ -60,7 +60,7 @@ class GateResult:
         return format_markdown(self.report)
 
     def __str__(self) -> str:
-        return format_report(self.report)
+        return format_gate_report(self.report)
 
     def __repr__(self) -> str:
         return f"<gate: {self.verdict}, {len(self.candidates)} candidates>"

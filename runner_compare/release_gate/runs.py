@@ -153,7 +153,7 @@ def read_files(
         [run.task, getattr(reader.read.get(run.run_id), "time", ""), sorted(_settings(run).items())]
         for run in of_baseline
     ]
-    name, setting = _choose_baseline_names(tables, Path(baseline).name)
+    name, setting = _build_baseline_display_names(tables, Path(baseline).name)
     return GateRuns(compared, reader, missing, name, setting, short_hash(sorted(parts), 16))
 
 
@@ -274,7 +274,7 @@ def _is_same_job_as_baseline(reader: ResultsReader, run: Run, base: Run) -> bool
     )
 
 
-def _choose_baseline_names(tables: Sequence[Table], file_name: str) -> tuple[str, str]:
+def _build_baseline_display_names(tables: Sequence[Table], file_name: str) -> tuple[str, str]:
     """Return two names of the baseline, e.g. `base.gz (none)` and `quantization=none (base.gz)`.
 
     Both contain the config values that differ from the candidates'.

@@ -13,7 +13,7 @@ from runner_compare.section import CrossTaskTables
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
 
 
-def build_cross_task_tables(tables: list[Table]) -> dict[str, list[Column]]:
+def build_tables_across_tasks(tables: list[Table]) -> dict[str, list[Column]]:
     titled = {"accuracy and likelihood": build_accuracy_vs_likelihood_columns(tables)}
     for section in load_sections():
         if isinstance(section, CrossTaskTables):

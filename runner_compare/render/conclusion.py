@@ -223,7 +223,7 @@ def format_advice_for_undecided(items: Sequence[Item]) -> str:
     first = decisions[0]
     if any(not decision.is_tested for decision in decisions):
         return "measure each setting more often"
-    if any(decision.is_changed_by_cut_off for decision in decisions):
+    if any(decision.depends_on_cut_off_answers for decision in decisions):
         return "the result depends on whether cut-off answers are correct, so raise generation.max_new_tokens"
     for reasons in (
         [render_notes(decision.no_evidence) for decision in decisions],

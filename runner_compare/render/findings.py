@@ -45,7 +45,7 @@ OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
 OF_SEVERAL = "{names} (n={sample} each): {finding}. The largest difference is {value} ({largest}, {figures})"
 
 
-def format_finding_sentences(table: Table) -> list[str]:
+def format_finding_sentence_per_row(table: Table) -> list[str]:
     """Return one sentence on the finding of each row.
 
     Rows with the same finding share one sentence at the first of them; the others are "".
@@ -128,13 +128,13 @@ def _describe_rows_and_largest_effect(
 
 def _format_power_and_margin(effects: Sequence[Decision], largest: Decision, unit: str) -> list[str]:
     has_margin = largest.verdict not in (None, MarginVerdict.better)
-    margin = _format_group_margin(effects) if has_margin else ""
+    margin = _describe_group_margin_decision(effects) if has_margin else ""
     if margin and largest.finding is Finding.open and not largest.no_evidence:
         margin = ". ".join(filter(None, (margin, _capitalize_first(explain_impossible_verdict(*effects)))))
     more = render_notes(largest.tells_more)
     if largest.no_evidence and largest.finding is Finding.open:
         return [render_notes(largest.no_evidence), margin]
-    if largest.finding is not Finding.open or largest.is_changed_by_cut_off:
+    if largest.finding is not Finding.open or largest.depends_on_cut_off_answers:
         return [margin]
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or UNDECIDED} after {largest.n:,} questions", more]
@@ -196,7 +196,7 @@ def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...
         row.note is not None
         or effect is None
         or effect.finding is not Finding.open
-        or effect.is_changed_by_cut_off
+        or effect.depends_on_cut_off_answers
     ):
         return None
     _, base_name, shared = get_row_and_baseline_names(row, keys)
@@ -217,7 +217,7 @@ def _get_sentence_group_key(row: TableRow, keys: list[str]) -> tuple[object, ...
     )
 
 
-def _format_group_margin(decisions: Sequence[Decision]) -> str:
+def _describe_group_margin_decision(decisions: Sequence[Decision]) -> str:
     if len(decisions) == 1:
         return describe_margin_decision(decisions[0])
     shown = format_finding_label(decisions[0])

@@ -131,14 +131,14 @@ def _draw_axis_line(
 ) -> str:
     cells = [" "] * width
     for value in dict.fromkeys(values):
-        text = _format_scale_value(value, effect).replace("−", characters.minus)
+        text = _format_axis_tick_value(value, effect).replace("−", characters.minus)
         start = min(max(0, to_column(value) - len(text) // 2), width - len(text))
         if all(cell == " " for cell in cells[max(0, start - 1) : start + len(text) + 1]):
             cells[start : start + len(text)] = text
     return "".join(cells)
 
 
-def _format_scale_value(value: float, effect: Decision) -> str:
+def _format_axis_tick_value(value: float, effect: Decision) -> str:
     text = find_quantity(effect).write(value) if value else "0"
     number, point, fraction = text.partition(".")
     return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text

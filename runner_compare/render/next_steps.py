@@ -17,7 +17,7 @@ SEPARATOR = " · "
 SIMPLE = frozenset("._-/+") | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
-def format_next_and_details_lines(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
+def format_next_steps_and_details(comparison: Comparison, tables: Sequence[Table], width: int) -> list[str]:
     """Return the lines that start with `Next:` and `Details:`; [] without a task's table."""
     if not tables:
         return []
@@ -56,7 +56,7 @@ def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str
         return _suggest_baseline(table, command)
     return (
         _suggest_more_questions(table)
-        or _suggest_flips_command(table, command)
+        or _suggest_flipped_questions_command(table, command)
         or _suggest_margin(table, command)
     )
 
@@ -100,7 +100,7 @@ def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
     )
 
 
-def _suggest_flips_command(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+def _suggest_flipped_questions_command(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
     lost = [
         row for row in table.candidate_rows if row.effect and row.effect.counts.get("losses") and row.baseline
     ]

@@ -59,7 +59,7 @@ def _other_context_text(settings: Mapping[str, tuple[str | None, str | None]]) -
     return f"the two runs scored the same tokens after different contexts{f' ({each})' if each else ''}"
 
 
-def _format_paired_by_text_note(
+def _describe_pairing_by_question_text(
     n: int,
     asked: tuple[int, int],
     tools: tuple[str, str],
@@ -76,7 +76,7 @@ def _format_paired_by_text_note(
     )
 
 
-def _format_few_extracted_answers_note(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
+def _describe_few_extracted_answers(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
     counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
     found = "no final answer" if is_none else "few final answers"
     return f"in both runs, {found} could be extracted (missing for {counts} questions)"
@@ -85,7 +85,7 @@ def _format_few_extracted_answers_note(unread: Sequence[tuple[float, float]], is
 NOTES: dict[str, Template] = {
     # beside the difference of a row
     "paired_on_counted": "paired on {shared:,} questions (this run has {here:,}, the baseline has {there:,})",
-    "paired_by_text": _format_paired_by_text_note,
+    "paired_by_text": _describe_pairing_by_question_text,
     "unpaired": "not paired question by question: {why}",
     "different_prompts": "the prompts of {different} of {n} questions differ",
     "different_prompts_before": "the prompts before {different} of {n} documents differ",
@@ -122,7 +122,7 @@ NOTES: dict[str, Template] = {
     "mostly_cut_off": "most answers are cut off",
     "cut_off_decides": "the result depends on whether cut-off answers are correct",
     "none_solved": "neither run solves any question",
-    "few_read": _format_few_extracted_answers_note,
+    "few_read": _describe_few_extracted_answers,
     "no_evidence": "{why}; {fix}",
     "ask_easier": "use easier questions",
     "read_some": "read some of the answers",

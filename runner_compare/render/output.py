@@ -25,10 +25,10 @@ from runner_compare.render.columns import format_table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import draw_forest_plot_lines
-from runner_compare.render.next_steps import format_next_and_details_lines, wrap_parts_into_lines
+from runner_compare.render.next_steps import format_next_steps_and_details, wrap_parts_into_lines
 from runner_compare.render.page import PagePart, write_page
 from runner_compare.render.parts import (
-    build_report_parts,
+    build_comparison_report_parts,
     format_table_title_parts,
     section_parts,
     table_sentences,
@@ -45,10 +45,10 @@ SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _write_terminal(comparison: Comparison, out: TextIO) -> None:
+def _print_comparison_to_terminal(comparison: Comparison, out: TextIO) -> None:
     view = comparison.view
     terminal = create_console(out, non_terminal_width=NO_WIDTH if view.all_columns else PAGE_WIDTH)
-    parts = build_report_parts(comparison)
+    parts = build_comparison_report_parts(comparison)
     for number, part in enumerate(parts):
         if number:
             terminal.print()
@@ -56,7 +56,7 @@ def _write_terminal(comparison: Comparison, out: TextIO) -> None:
     tables = [part.table for part in parts if part.table]
     if tables:
         terminal.print()
-    for line in format_next_and_details_lines(comparison, tables, terminal.width):
+    for line in format_next_steps_and_details(comparison, tables, terminal.width):
         terminal.print(line, soft_wrap=True)
 
 
@@ -108,7 +108,7 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
 
 
 def _write_markdown(comparison: Comparison, out: TextIO) -> None:
-    for part in build_report_parts(comparison):
+    for part in build_comparison_report_parts(comparison):
         out.write(f"### {escape_markdown(part.title)}\n\n")
         if part.conclusion:
             out.write(f"**{escape_markdown(part.conclusion)}**\n\n")
@@ -219,7 +219,12 @@ def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return lines
 
 
-FORMATS = {"table": _write_terminal, "markdown": _write_markdown, "json": _write_json, "csv": _write_csv}
+FORMATS = {
+    "table": _print_comparison_to_terminal,
+    "markdown": _write_markdown,
+    "json": _write_json,
+    "csv": _write_csv,
+}
 
 
 def save_comparison(

@@ -9,15 +9,15 @@ from runner_base import format_count, join_first_names
 from runner_compare.features.registry import load_sections
 from runner_compare.model.comparison import Comparison, ReportPart, SentenceWithFinding, TableGrid, css_class
 from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
-from runner_compare.render.across_tasks import build_cross_task_tables
+from runner_compare.render.across_tasks import build_tables_across_tasks
 from runner_compare.render.columns import build_ratio_columns, build_table_columns, format_table_legend
 from runner_compare.render.conclusion import conclusion_text, format_candidate_name
 from runner_compare.render.effects import format_high_error_rate_warning, format_simultaneous_intervals_note
-from runner_compare.render.findings import format_finding_sentences
+from runner_compare.render.findings import format_finding_sentence_per_row
 from runner_compare.render.labels import MAX_NAMES, format_row_name, get_cluster_noun
 from runner_compare.render.margins import format_margin_with_measure
 from runner_compare.render.notes import ACTED_ON, render_notes
-from runner_compare.render.short_table import build_default_output_columns, build_default_ratio_columns
+from runner_compare.render.short_table import build_default_output_columns, build_ratio_comparison_columns
 from runner_compare.section import HasRequirements, RowSentences
 
 DATA = "task.data"
@@ -25,11 +25,11 @@ DATA_NAME = re.compile(r"(?!null$)\w[\w.-]*(/[\w.-]+)?")  # a data set's name or
 MAX_REASONS = 3  # why runs are not compared that the default output names
 
 
-def build_report_parts(comparison: Comparison) -> list[ReportPart]:
+def build_comparison_report_parts(comparison: Comparison) -> list[ReportPart]:
     further = section_parts(comparison)
     if alone := [part for part in further if part.is_alone]:
         return [*alone, *(part for part in further if part.is_always_shown)]
-    titled = build_cross_task_tables(comparison.tables).items()
+    titled = build_tables_across_tasks(comparison.tables).items()
     across = [
         ReportPart(title, [TableGrid(columns_across)], is_headed=False) for title, columns_across in titled
     ]
@@ -60,7 +60,7 @@ def build_table_part(table: Table) -> ReportPart:
         grids,
         said,
         short_grids=build_default_output_grids(table),
-        short_sentences=build_default_output_sentences(table),
+        short_sentences=build_sentences_below_tables(table),
         legend=format_table_legend(table),
         runs=format_count(len(table.rows), "run"),
         conclusion=conclusion_text(table.candidate_rows),
@@ -77,13 +77,13 @@ def build_table_part(table: Table) -> ReportPart:
 def build_default_output_grids(table: Table) -> list[TableGrid]:
     grids = [TableGrid(build_default_output_columns(table))]
     if table.has_ratios:
-        grids.append(TableGrid(build_default_ratio_columns(table)))
+        grids.append(TableGrid(build_ratio_comparison_columns(table)))
     for section in load_sections():
         grids += [TableGrid(further, title) for title, further in section.short_tables(table).items()]
     return grids
 
 
-def build_default_output_sentences(table: Table) -> list[str]:
+def build_sentences_below_tables(table: Table) -> list[str]:
     """Return the sentences that the default output prints below its tables.
 
     The sentences report findings that no table shows and limitations that the user can remove.
@@ -92,7 +92,7 @@ def build_default_output_sentences(table: Table) -> list[str]:
     intervals = format_simultaneous_intervals_note(row.effect for row in table.candidate_rows if row.effect)
     return [
         *format_not_compared_lines(table),
-        *format_removable_limitations(table),
+        *format_limitations_users_can_remove(table),
         *map(render_notes, table.remarks),
         *of_sections,
         *filter(None, [intervals]),
@@ -114,7 +114,7 @@ def format_not_compared_lines(table: Table) -> list[str]:
     )
 
 
-def format_removable_limitations(table: Table) -> list[str]:
+def format_limitations_users_can_remove(table: Table) -> list[str]:
     """Return one line for each limitation that the user can remove, with the candidates that it affects."""
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
@@ -196,7 +196,7 @@ def format_baseline(table: Table) -> str:
 
 
 def conclusion_and_findings(table: Table) -> list[str]:
-    return [conclusion_text(table.candidate_rows), *filter(None, format_finding_sentences(table))]
+    return [conclusion_text(table.candidate_rows), *filter(None, format_finding_sentence_per_row(table))]
 
 
 def table_sentences(table: Table) -> list[str]:
@@ -205,7 +205,7 @@ def table_sentences(table: Table) -> list[str]:
 
 def _list_sentences_with_findings(table: Table) -> list[SentenceWithFinding]:
     said: list[SentenceWithFinding] = []
-    for row, sentence in zip(table.rows, format_finding_sentences(table), strict=True):
+    for row, sentence in zip(table.rows, format_finding_sentence_per_row(table), strict=True):
         said += row_sentence_with_finding(row, sentence)
         for section in load_sections():
             if isinstance(section, RowSentences):

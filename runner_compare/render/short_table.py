@@ -41,7 +41,7 @@ MAX_WORD = 12  # characters of a baseline in the head of a column
 
 def build_default_output_columns(table: Table) -> list[Column]:
     rows = table.rows
-    columns = build_label_columns(table)
+    columns = build_row_label_columns(table)
     if table.likelihood_unit is not None:
         key = LOG_LIKELIHOODS[table.likelihood_unit]
         cells = [format_metric_with_interval(row.run, key, ".4f") for row in rows]
@@ -126,7 +126,7 @@ def format_additional_questions(decision: Decision | None) -> str:
     return format_rounded_count(max(0, decision.needed - decision.n))
 
 
-def build_label_columns(table: Table) -> list[Column]:
+def build_row_label_columns(table: Table) -> list[Column]:
     columns = build_row_name_columns(table)
     inner, names = find_groups_with_choice(table.baseline), [key_label(key) for key in table.baseline]
 
@@ -220,7 +220,7 @@ def _headline_columns(rows: list[TableRow]) -> list[Column]:
     ]
 
 
-def build_default_ratio_columns(table: Table) -> list[Column]:
+def build_ratio_comparison_columns(table: Table) -> list[Column]:
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
     verdicts = [format_short_verdict(effect) if effect.is_tested else "not tested" for _, effect in lines]
     return [

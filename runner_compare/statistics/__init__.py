@@ -62,7 +62,9 @@ if TYPE_CHECKING:
     from runner_compare.statistics.sequential import Side as Side
     from runner_compare.statistics.stats import ALPHA as ALPHA
     from runner_compare.statistics.stats import POWER as POWER
-    from runner_compare.statistics.stats import exact_interval as exact_interval
+    from runner_compare.statistics.stats import (
+        compute_clopper_pearson_interval as compute_clopper_pearson_interval,
+    )
     from runner_compare.statistics.stats import holm_adjust as holm_adjust
     from runner_compare.statistics.stats import wilson_interval as wilson_interval
     from runner_compare.statistics.token_divergence import AT_MOST as AT_MOST
@@ -120,7 +122,7 @@ PLACES = {
     "compute_accuracy_bound_metrics": "accuracy_intervals",  # the same with what was cut off wrong, or right
     "accuracy_interval": "accuracy_intervals",  # the interval of a share of right answers
     "wilson_interval": "stats",  # the same of independent questions
-    "exact_interval": "stats",  # the same, exact
+    "compute_clopper_pearson_interval": "stats",  # the same, exact
     "replace_vote_accuracy": "legacy_accuracy",  # the figures of jobs of earlier versions as this one has them
     "VoteCounts": "votes",  # how several answers vote: the chances that k have, all have or elect a right one
     "sum_likelihoods_by_document": "likelihoods",  # texts as they are compared: the choices of a question are one

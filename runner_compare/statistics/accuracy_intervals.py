@@ -16,8 +16,8 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.bounded_means import compute_mean_p_value
 from runner_compare.statistics.stats import (
     ALPHA,
+    compute_clopper_pearson_interval,
     compute_student_quantile,
-    exact_interval,
     find_interval_end,
     wilson_interval,
 )
@@ -102,7 +102,7 @@ def compute_exact_accuracy_interval(
     (bounded_means.py), which is the same if each cluster has one question.
     """
     if not solved or None in clusters:
-        return exact_interval(sum(solved), len(solved))
+        return compute_clopper_pearson_interval(sum(solved), len(solved))
     sums, sizes = ratios.sum_by_cluster(list(map(float, solved)), clusters)
     failures = [size - right for right, size in zip(sums, sizes, strict=True)]
     share = math.fsum(sums) / len(solved)

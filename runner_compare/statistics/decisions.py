@@ -101,7 +101,7 @@ class Decision(Effect):
     as_counted: Decision | None = None
 
     @property
-    def is_changed_by_cut_off(self) -> bool:
+    def depends_on_cut_off_answers(self) -> bool:
         """Whether the decision would differ if all cut-off answers counted as wrong."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
@@ -243,7 +243,7 @@ def _attach_cut_off_bounds(
     whole = replace(decision, as_counted=as_counted, ends=(at_worst, at_best) if has_cut_off else None)
     return (
         replace(whole, unplanned=whole.unplanned or note("cut_off_decides"))
-        if whole.is_changed_by_cut_off
+        if whole.depends_on_cut_off_answers
         else whole
     )
 

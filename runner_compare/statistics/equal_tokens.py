@@ -116,8 +116,8 @@ def compare_accuracies_at_equal_tokens(
     )
     once = np.ones((1, len(units)))
     our_points, their_points = (
-        _compute_resampled_curves(once, our_sums),
-        _compute_resampled_curves(once, their_sums),
+        _compute_mean_tokens_and_accuracies(once, our_sums),
+        _compute_mean_tokens_and_accuracies(once, their_sums),
     )
     low, high = _shared_token_range(our_points, their_points)
     if low[0] >= high[0]:
@@ -129,8 +129,8 @@ def compare_accuracies_at_equal_tokens(
         count, left = min(block, left), left - min(block, left)
         weights = _draw_bootstrap_weights(generator, count, len(units))
         drawn_points, drawn_base_points = (
-            _compute_resampled_curves(weights, our_sums),
-            _compute_resampled_curves(weights, their_sums),
+            _compute_mean_tokens_and_accuracies(weights, our_sums),
+            _compute_mean_tokens_and_accuracies(weights, their_sums),
         )
         ends = _shared_token_range(drawn_points, drawn_base_points)
         drawn.append(
@@ -224,7 +224,9 @@ def _draw_bootstrap_weights(generator: np.random.Generator, num_resamples: int, 
     )
 
 
-def _compute_resampled_curves(weights: FloatArray, sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _compute_mean_tokens_and_accuracies(
+    weights: FloatArray, sums: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     *_, sizes = sums
     budgets = len(sums) // 2
     means = (weights @ sums[:-1].T) / (weights @ sizes)[:, None]

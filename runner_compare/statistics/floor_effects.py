@@ -11,7 +11,7 @@ MOSTLY = 0.5  # from this share on, the score shows the limit rather than the mo
 LIMIT = "generation.max_new_tokens"
 
 
-def create_cut_off_note(metrics_per_run: Iterable[Mapping[str, float]]) -> Note | None:
+def create_cut_off_answers_note(metrics_per_run: Iterable[Mapping[str, float]]) -> Note | None:
     """Create a note if most answers were cut off. More questions would not help in this case."""
     counts = [count_cut_off_answers(metrics) for metrics in metrics_per_run]
     mostly = any(answers and cut_off / answers >= MOSTLY for cut_off, answers in counts)

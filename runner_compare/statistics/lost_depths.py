@@ -81,12 +81,12 @@ def find_depths_with_recall_loss(
             continue
         groups, ranges = _group_exchangeable_answers(own, depths), _list_contiguous_ranges(len(depths))
         expected, deviation = _compute_permutation_mean_and_std(groups, ranges)
-        sums = ranges @ _sum_observed_accuracies(groups, len(depths))
+        sums = ranges @ _sum_observed_accuracies_by_depth(groups, len(depths))
         of_ranges = (expected - sums) / deviation
         most = int(of_ranges.argmax())
         found.append(_create_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
         distances.append(float(of_ranges[most]))
-        drawn = _sum_permuted_accuracies(groups, len(depths), num_permutations, generator) @ ranges.T
+        drawn = _sum_permuted_accuracies_by_depth(groups, len(depths), num_permutations, generator) @ ranges.T
         np.maximum(largest, ((expected - drawn) / deviation).max(axis=1), out=largest)
     for number, distance in enumerate(distances):
         p = (1 + int((largest >= distance - ROUNDING).sum())) / (1 + num_permutations)
@@ -136,7 +136,7 @@ def _group_exchangeable_answers(
     ]
 
 
-def _sum_observed_accuracies(groups: Sequence[_ExchangeableGroup], num_depths: int) -> FloatArray:
+def _sum_observed_accuracies_by_depth(groups: Sequence[_ExchangeableGroup], num_depths: int) -> FloatArray:
     sums = np.zeros(num_depths)
     for group in groups:
         np.add.at(sums, group.depths, group.shares)
@@ -157,7 +157,7 @@ def _compute_permutation_mean_and_std(
     return mean, np.where(is_constant, np.inf, np.sqrt(np.maximum(variance, ROUNDING)))
 
 
-def _sum_permuted_accuracies(
+def _sum_permuted_accuracies_by_depth(
     groups: Sequence[_ExchangeableGroup],
     num_depths: int,
     num_permutations: int,

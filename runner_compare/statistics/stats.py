@@ -35,7 +35,7 @@ def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) ->
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
-def exact_interval(successes: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
+def compute_clopper_pearson_interval(successes: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
     """Return the Clopper-Pearson interval of a proportion (successes out of n); (0, 1) for n = 0.
 
     Each end alone is beyond the truth in at most alpha / 2, whatever the truth is. Wilson's
@@ -195,8 +195,8 @@ def compute_unpaired_difference_interval(
     if not n_1 or not n_2:
         return -1.0, 1.0
     (low1, high1), (low2, high2) = (
-        exact_interval(successes_1, n_1, alpha),
-        exact_interval(successes_2, n_2, alpha),
+        compute_clopper_pearson_interval(successes_1, n_1, alpha),
+        compute_clopper_pearson_interval(successes_2, n_2, alpha),
     )
     rate1, rate2 = successes_1 / n_1, successes_2 / n_2
     down = math.hypot(rate1 - low1, high2 - rate2)

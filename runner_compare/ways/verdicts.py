@@ -65,7 +65,7 @@ def compare_answers(
     check_same_scoring(run, base, reader)
     of_run, of_base = answers
     shared = sorted(of_run.keys() & of_base.keys())  # in the order of the questions
-    remarks = [check_same_questions(run, base, answers, len(shared), reader)]
+    remarks = [check_runs_have_same_questions(run, base, answers, len(shared), reader)]
     pairs = cluster_questions_by_expected_function(
         shared, [(of_run[question], of_base[question]) for question in shared]
     )
@@ -90,7 +90,7 @@ def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
         )
 
 
-def check_same_questions(
+def check_runs_have_same_questions(
     run: Run, base: Run, answers: tuple[Answers, Answers], num_shared: int, reader: Reader
 ) -> Note | None:
     """Return a note if some questions are scored in only one of the two runs.

@@ -387,7 +387,7 @@ def _attend_to_unshared_keys_and_merge(
     assert isinstance(own, SlotStore)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    terms = [part.expand_to_all_tokens(heads) for part in partial_results]
+    terms = [part.expand_attention_to_all_tokens(heads) for part in partial_results]
     if longest := layout.max_visible_keys:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.read_slots(layer, slots, longest)

@@ -41,7 +41,7 @@ class PartialAttention:
     def expected_shape(self, kv_spec: KvCacheSpec) -> tuple[int, int]:
         return kv_spec.kv_heads, self.count * kv_spec.group
 
-    def expand_to_all_tokens(self, kv_spec: KvCacheSpec) -> AttentionTerm:
+    def expand_attention_to_all_tokens(self, kv_spec: KvCacheSpec) -> AttentionTerm:
         """Return outputs, score maxima and sums for all tokens of the forward pass.
 
         Tokens without a result get sum 0.

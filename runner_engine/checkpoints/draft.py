@@ -83,7 +83,7 @@ def _reject_requantization(
         )
 
 
-def compute_truncated_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
+def compute_kept_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mapping[str, int]) -> float:
     """Return the fraction of weight bytes that remains after a draft model is truncated to its
     first layers.
     """

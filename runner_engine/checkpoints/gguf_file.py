@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner_base import DataError, is_gguf_file_name, os_errors_as_data_error, truncated_repr
+from runner_base import DataError, format_truncated_repr, is_gguf_file_name, os_errors_as_data_error
 from runner_engine.checkpoints.architectures import MODULES
 from runner_engine.checkpoints.gguf_header import ArrayLocation, GgufHeader
 from runner_engine.checkpoints.weight_files import MAX_DIMENSIONS, TensorLocation
@@ -331,7 +331,9 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
         key = reader.read_string(path)
         if key in metadata:
             raise DataError(
-                f"damaged header: the key {truncated_repr(key)} is duplicated", key=path, code="damaged"
+                f"damaged header: the key {format_truncated_repr(key)} is duplicated",
+                key=path,
+                code="damaged",
             )
         kind = reader.read_scalar("I")
         if kind == ARRAY:
@@ -339,14 +341,16 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
             arrays[key] = ArrayLocation(inner, count, reader.at + 12)
         value = reader.read_value(kind, path)
         metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
-    _check_metadata(metadata, path)
+    _check_gguf_metadata(metadata, path)
     alignment = metadata.get("general.alignment", ALIGNMENT)
     unaligned: dict[str, TensorLocation] = {}
     for _ in range(tensor_count):
         name = reader.read_string(path)
         if name in unaligned:
             raise DataError(
-                f"damaged header: two tensors are called {truncated_repr(name)}", key=path, code="damaged"
+                f"damaged header: two tensors are called {format_truncated_repr(name)}",
+                key=path,
+                code="damaged",
             )
         dimensions = reader.read_scalar("I")
         if dimensions > MAX_DIMENSIONS:
@@ -394,12 +398,12 @@ def _parse_header(reader: _HeaderReader, path: Path, file_nbytes: int) -> GgufHe
     return GgufHeader(path, metadata, arrays, tensors)
 
 
-def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
+def _check_gguf_metadata(metadata: dict[str, Any], path: Path) -> None:
     """Raise DataError if a metadata entry has a wrong type or is out of range."""
 
     def reject_value(key: str, expected: str) -> NoReturn:
         raise DataError(
-            f"damaged header: {key} is {truncated_repr(metadata[key])}. Expected {expected}",
+            f"damaged header: {key} is {format_truncated_repr(metadata[key])}. Expected {expected}",
             key=path,
             code="damaged",
         )

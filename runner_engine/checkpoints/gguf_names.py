@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runner_engine.checkpoints.architectures import find_architecture
+from runner_engine.checkpoints.architectures import find_gguf_architecture
 from runner_engine.checkpoints.gguf_file import NOT_WEIGHTS
 from runner_engine.checkpoints.gguf_header import GgufHeader
 
@@ -47,7 +47,7 @@ class TensorMapping:
 def build_transformers_config_dict(header: GgufHeader) -> dict[str, Any]:
     from runner_engine.checkpoints.architectures.base import SETTINGS, count_decoder_layers
 
-    known, metadata = find_architecture(header), header.metadata
+    known, metadata = find_gguf_architecture(header), header.metadata
     keys = {f"{header.architecture}.{key}": name for key, name in (SETTINGS | dict(known.settings)).items()}
     keys |= {f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()}
     found = {name: _unwrap_single_element(metadata[key]) for key, name in keys.items() if key in metadata}
@@ -72,7 +72,7 @@ def build_transformers_config_dict(header: GgufHeader) -> dict[str, Any]:
 def map_gguf_tensors(header: GgufHeader) -> TensorMapping:
     from runner_engine.checkpoints.architectures.base import EXPERT_PARTS, GATE_AND_UP, count_decoder_layers
 
-    known, places, layers = find_architecture(header), TensorMapping(), count_decoder_layers(header)
+    known, places, layers = find_gguf_architecture(header), TensorMapping(), count_decoder_layers(header)
     of_experts = {*EXPERT_PARTS, GATE_AND_UP}
     parts = {tensor.name: tensor for tensor in header.tensors}
     for tensor in header.tensors:

@@ -134,7 +134,7 @@ def convert_head_to_model(files: ModelFiles) -> tuple[list[TensorLocation], dict
 
 def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
     """Raise ConfigError if a model has no MTP head, or an unsupported one."""
-    if (why := _find_mtp_head_problem(files)) is not None:
+    if (why := _explain_unusable_mtp_head(files)) is not None:
         raise ConfigError(
             f"{render_engine_note(why)}. Use {KEY}=draft, or {KEY}=ngram",
             key=KEY,
@@ -143,7 +143,7 @@ def check_mtp_head(speculation: SpeculationConfig, files: ModelFiles) -> None:
         )
 
 
-def _find_mtp_head_problem(files: ModelFiles) -> Note | None:
+def _explain_unusable_mtp_head(files: ModelFiles) -> Note | None:
     settings = files.text_settings
     family = settings.get("model_type")
     counts = {key: settings[key] for key in COUNTS if settings.get(key)}

@@ -73,7 +73,7 @@ def check_rope_scaling_factor(config: Mapping[str, Any], rope: RopeConfig) -> No
     )
 
 
-def build_replaced_scaling_notes(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
+def build_replaced_rope_scaling_notes(config: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
     """Return a note if the configured rope scaling replaces a scaling in the model's config.json."""
     own = read_native_rope_scaling(config)
     if not own or not isinstance(rope, RopeScalingConfig):

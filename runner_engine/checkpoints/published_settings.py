@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, load_json_object, truncated_repr
+from runner_base import DataError, format_truncated_repr, load_json_object
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.settings.generation import GenerationConfig
@@ -76,7 +76,9 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
         raise DataError(
-            f"do_sample is {truncated_repr(samples)} instead of true or false", key=path, code="damaged"
+            f"do_sample is {format_truncated_repr(samples)} instead of true or false",
+            key=path,
+            code="damaged",
         )
     values, sources = _create_neutral_sampling_settings(note("from_transformers"))
     if not samples:
@@ -92,7 +94,7 @@ def _parse_generation_config(path: Path) -> PublishedSettings:
     length = named.get("max_new_tokens")
     if length is not None and not (is_number_of_type(length, int) and length >= 1):
         raise DataError(
-            f"max_new_tokens is {truncated_repr(length)}. Expected a whole number of at least 1",
+            f"max_new_tokens is {format_truncated_repr(length)}. Expected a whole number of at least 1",
             key=path,
             code="damaged",
         )
@@ -125,7 +127,7 @@ def _validate_sampling_setting(file: Path, key: str, value: Any, name: str) -> f
     number = int(value) if is_whole else value
     if not parameter.is_valid(number):
         raise DataError(
-            f"{key}={truncated_repr(value)} {parameter.allowed_range_text}", key=file, code="damaged"
+            f"{key}={format_truncated_repr(value)} {parameter.allowed_range_text}", key=file, code="damaged"
         )
     return round(float(number), 6) if parameter.kind is float else int(number)
 

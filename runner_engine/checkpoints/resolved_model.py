@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner_base import BYTES, DataError, Dtype, load_json_object, machine, truncated_repr
+from runner_base import BYTES, DataError, Dtype, format_truncated_repr, load_json_object, machine
 from runner_base.dtypes import resolve_dtype
 from runner_engine.checkpoints import gguf_file, random_weights, torch_archive, weight_files
 from runner_engine.checkpoints.experts import list_tensors_with_split_experts
@@ -342,11 +342,13 @@ def _check_model_config(config: dict[str, Any], path: Path) -> None:
     for key in OBJECTS:
         if config.get(key) is not None and not isinstance(config[key], dict):
             raise DataError(
-                f"{key} is {truncated_repr(config[key])} instead of a JSON object", key=path, code="damaged"
+                f"{key} is {format_truncated_repr(config[key])} instead of a JSON object",
+                key=path,
+                code="damaged",
             )
     if not isinstance(config.get("model_type", ""), str):
         raise DataError(
-            f"model_type: a text expected, found {truncated_repr(config['model_type'])}",
+            f"model_type: a text expected, found {format_truncated_repr(config['model_type'])}",
             key=path,
             code="damaged",
         )
@@ -361,7 +363,7 @@ def _check_model_config(config: dict[str, Any], path: Path) -> None:
             )
             if not is_valid:
                 raise DataError(
-                    f"{key} is {truncated_repr(value)}. Expected a whole number from 0 to {most}",
+                    f"{key} is {format_truncated_repr(value)}. Expected a whole number from 0 to {most}",
                     key=path,
                     code="damaged",
                 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import DataError, load_json_object, os_errors_as_data_error, truncated_repr
+from runner_base import DataError, format_truncated_repr, load_json_object, os_errors_as_data_error
 from runner_base.notes import Note
 from runner_base.texts import parse_json_object
 
@@ -174,14 +174,14 @@ def read_shard_index(index_path: Path) -> dict[str, str]:
     weight_map = load_json_object(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
-            f"weight_map is {truncated_repr(weight_map)}. Expected a map from tensor names to file names",
+            f"weight_map is {format_truncated_repr(weight_map)}. Expected a map from tensor names to file names",
             key=index_path,
             code="damaged",
         )
     for name, shard in weight_map.items():
         if not is_plain_file_name(shard):
             raise DataError(
-                f"tensor {name} is listed in {truncated_repr(shard)}; expected a bare file name",
+                f"tensor {name} is listed in {format_truncated_repr(shard)}; expected a bare file name",
                 key=index_path,
                 code="damaged",
             )
@@ -237,7 +237,9 @@ def parse_safetensors_header(header: bytes, path: Path, file_size: int) -> Weigh
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(
-            f"__metadata__ must map names to text, found {truncated_repr(metadata)}", key=path, code="damaged"
+            f"__metadata__ must map names to text, found {format_truncated_repr(metadata)}",
+            key=path,
+            code="damaged",
         )
     unsorted = [_parse_tensor_entry(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
@@ -279,7 +281,7 @@ def _parse_tensor_entry(name: str, entry: Any, path: Path, header_bytes: int) ->
         is_valid = False
     if not is_valid:
         raise DataError(
-            f"tensor {name} has an invalid entry {truncated_repr(entry)}. Expected dtype, shape and "
+            f"tensor {name} has an invalid entry {format_truncated_repr(entry)}. Expected dtype, shape and "
             f"data_offsets (whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
             key=path,
             code="damaged",
@@ -293,7 +295,7 @@ def _parse_tensor_entry(name: str, entry: Any, path: Path, header_bytes: int) ->
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
-            f"tensor {name}: {dtype} of shape {truncated_repr(shape)} needs {bits / 8:.10g} bytes, "
+            f"tensor {name}: {dtype} of shape {format_truncated_repr(shape)} needs {bits / 8:.10g} bytes, "
             f"but data_offsets {begin}..{end} span {end - begin} bytes",
             key=path,
             code="damaged",

@@ -184,7 +184,7 @@ def decode_branches(
         if not going:
             break
         if len(going) < len(live):
-            sampler.keep_sequences(going)
+            sampler.keep_sequences_at_indices(going)
             live = [live[place] for place in going]
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
     completion.seconds = time.perf_counter() - started

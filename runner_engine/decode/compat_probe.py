@@ -43,9 +43,14 @@ from runner_engine.kv_cache import (
     Window,
     create_kv_store,
     map_layers_to_kv_store_layers,
-    record_masks,
+    record_attention_masks,
 )
-from runner_engine.matmul import ExpertLayer, LayerWeights, disable_activation_rounding, find_unstable_layers
+from runner_engine.matmul import (
+    ExpertLayer,
+    LayerWeights,
+    disable_activation_rounding,
+    make_unstable_layers_note,
+)
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.recurrent import UnsupportedMixer, create_mixers
@@ -144,7 +149,7 @@ def infer_and_test_kv_cache_spec(loaded: LoadedModel) -> KvCacheSpec:
     if not is_right:
         raise IncompatibleModel(note("logits_off", off=off))
     log.debug("mean logit error of the scheduler: %.2g standard deviations, with the KV cache %s", off, heads)
-    heads = replace(heads, note=find_unstable_layers(zeroed))
+    heads = replace(heads, note=make_unstable_layers_note(zeroed))
     return (
         _enable_sdpa_if_logits_match(loaded, heads, ids.tolist(), compute_own_logits)
         if should_try_sdpa(heads.device)
@@ -252,7 +257,7 @@ def _infer_kv_cache_spec(
 
     positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
     attend = wrap_with_layer_counter(record_shapes) if has_mixers else record_shapes
-    with record_masks() as masks, use_attention(model, attend, MASK_PROBE):
+    with record_attention_masks() as masks, use_attention(model, attend, MASK_PROBE):
         model(input_ids=token_ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers and has_mixers:

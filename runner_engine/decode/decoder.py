@@ -55,7 +55,7 @@ class Decoder:
 
     def reorder_sequences(self, indices: Sequence[int]) -> None:
         """Keep only the active sequences at these indices, in the given order."""
-        self.sampler.keep_sequences(indices)
+        self.sampler.keep_sequences_at_indices(indices)
         self.ahead.invalidate_sequences()
 
     @property

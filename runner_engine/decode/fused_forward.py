@@ -130,7 +130,7 @@ class FusedForward:
         parts = _build_shared_kv_structs(layout, count, windows)
         pieces = _count_unshared_pieces(layout.seen) if max(positions) >= OWN_PIECE else 0
         adapted = weights.adapters.group_tokens_by_adapter(count)
-        needed = self._compute_workspace_nbytes(count, [part.tokens for part in parts], pieces)
+        needed = self._compute_forward_workspace_nbytes(count, [part.tokens for part in parts], pieces)
         needed += self._aligned_nbytes(
             weights.adapters.compute_workspace_sizes(adapted, self._max_input_width)
         )
@@ -207,7 +207,7 @@ class FusedForward:
             ctypes.addressof(tokens),
         )
 
-    def _compute_workspace_nbytes(
+    def _compute_forward_workspace_nbytes(
         self, num_tokens: int, shared_kv_tokens: list[int], num_unshared_pieces: int = 0
     ) -> int:
         """Return the workspace bytes of a forward pass.
@@ -309,7 +309,7 @@ class _WindowStarts:
             for window in windows
         ]
         self.of_own = [None if first is None else self._unshared_starts(first) for first in self.first]
-        self.own = self._build_pointer_table(self.of_own)
+        self.own = self._build_position_pointer_table(self.of_own)
 
     def _first_visible_positions(self, window: Window) -> torch.Tensor:
         return torch.tensor([window.first_position(at) for at in self.layout.positions], dtype=torch.int32)
@@ -319,13 +319,13 @@ class _WindowStarts:
         begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
         return (first_positions - begin).clamp_(min=0)
 
-    def build_prefix_window_start_table(self, prefix_use: PrefixUse) -> int:
+    def build_attended_prefix_start_table(self, prefix_use: PrefixUse) -> int:
         """Return the address of a C table with the first shared-prefix position that each token attends to.
 
         The table has one entry per sliding window.
         """
         chosen = slice(None) if prefix_use.rows is None else prefix_use.rows
-        return self._build_pointer_table(
+        return self._build_position_pointer_table(
             [
                 None if first is None else (first[chosen] - prefix_use.start).clamp_(min=0)
                 for first in self.first
@@ -337,11 +337,11 @@ class _WindowStarts:
 
         The table has one entry per sliding window.
         """
-        return self._build_pointer_table(
+        return self._build_position_pointer_table(
             [None if of_own is None else of_own[first_token:last_token] for of_own in self.of_own]
         )
 
-    def _build_pointer_table(self, first_positions: list[torch.Tensor | None]) -> int:
+    def _build_position_pointer_table(self, first_positions: list[torch.Tensor | None]) -> int:
         kept = [None if first is None else first.contiguous() for first in first_positions]
         table = (ctypes.c_void_p * len(kept))(
             *[None if first is None else first.data_ptr() for first in kept]
@@ -366,7 +366,7 @@ def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _Wind
                 0,
                 use.count,
                 row_of,
-                windows.build_prefix_window_start_table(use),
+                windows.build_attended_prefix_start_table(use),
             )
         )
     for span, rows in zip(layout.spans, layout.span_token_indices, strict=True):

@@ -276,7 +276,7 @@ class FusedWeights:
         sinks = (
             None
             if attention.sinks is None
-            else self._keep_float32_copy(attention.sinks, heads.kv_heads * heads.group)
+            else self._copy_float32_and_get_address(attention.sinks, heads.kv_heads * heads.group)
         )
         kv_layer = self.mixers.count_attention_before(layer_index)
         window = heads.windows[kv_layer] if heads.windows else None
@@ -410,12 +410,12 @@ class FusedWeights:
         weight = (
             self._keep_tensor_alive(norm.weight, count)
             if is_plain
-            else self._keep_float32_copy(norm.weight, count)
+            else self._copy_float32_and_get_address(norm.weight, count)
         )
-        bias = None if norm.bias is None else self._keep_float32_copy(norm.bias, count)
+        bias = None if norm.bias is None else self._copy_float32_and_get_address(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 
-    def _keep_float32_copy(self, tensor: torch.Tensor, count: int) -> int:
+    def _copy_float32_and_get_address(self, tensor: torch.Tensor, count: int) -> int:
         """Make a float32 copy of a tensor, keep it alive for C, and return its memory address."""
         self._kept.append(tensor.detach().float().contiguous())
         return native.get_tensor_address(self._kept[-1], torch.float32, count)

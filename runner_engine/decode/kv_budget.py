@@ -192,14 +192,14 @@ class KvBudget:
         if self.prompts.shrink(self.prompt_cache_room):
             for row in (*short_sequences, *long_sequences):
                 self.assign_reusable_kv(row)  # the blocks that remain have moved
-        self._insert_slots(
+        self._insert_kv_slots(
             self.own,
             before_long,
             len(queues.active),
             len(short_sequences),
             min(max_sequences, len(before_long) + to_come),
         )
-        self._insert_slots(
+        self._insert_kv_slots(
             self.own,
             all_rows,
             len(before_long),
@@ -218,7 +218,7 @@ class KvBudget:
         active = self._active_tokens / self.share + self.prefixes.tokens + self.conversations.tokens
         return max(int(self._with_prompts - active), 0)
 
-    def _insert_slots(
+    def _insert_kv_slots(
         self,
         kv_store: KvStore,
         sequences: Sequence[TokenSequence],
@@ -235,7 +235,7 @@ class KvBudget:
         needs = [row.max_kv_tokens for row in sequences]
         kept = max(*(self._compute_max_resident_tokens(row) for row in sequences), 1)
         expected_sequences = min(expected_sequences, self.tokens // self.compute_kv_cost_tokens([kept]))
-        kv_store.insert_sequences(
+        kv_store.insert_slots_with_empty_states(
             first_slot,
             num_slots,
             needs,

@@ -64,9 +64,9 @@ class Scheduler:
             speculator.copies_states,
         )
         self.admission = Admission(self.rows, self.kv, self.decoder, stats, max_sequences)
-        self._reset()
+        self._reset_decoding_state()
 
-    def _reset(self) -> None:
+    def _reset_decoding_state(self) -> None:
         self.kv.reset()
         self.admission.reset()
         self.decoder.reset()
@@ -111,7 +111,7 @@ class Scheduler:
             self.kv.release_prefixes(row)
         events += self._remove_finished(ended)
         if not self.is_busy:
-            self._reset()
+            self._reset_decoding_state()
         return events
 
     def step(self) -> list[Event]:
@@ -129,7 +129,7 @@ class Scheduler:
         self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
         self._update_progress(events)
         if not self.is_busy:
-            self._reset()
+            self._reset_decoding_state()
         return events
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Scheduler:
         self.rows.waiting.clear()
         self.kv.drop_store()
         self.decoder.forward.free_cuda_graphs()
-        self._reset()
+        self._reset_decoding_state()
 
     # ------------------------------------------------------------------------------------- entering
 
@@ -165,7 +165,7 @@ class Scheduler:
             self.rows.waiting.extendleft(reversed(entering))
             self._requeue_all_sequences()
             raise
-        return self._accept_tokens(new, events)
+        return self._append_tokens_and_remove_finished(new, events)
 
     def _prefill_prompts(
         self, short_sequences: list[TokenSequence], long_sequences: list[TokenSequence], max_tokens: int
@@ -223,7 +223,7 @@ class Scheduler:
         own = self.kv.grow_kv_store_for_next_token(rows.active)
         new = self.decoder.step(own, rows.active, rows.reading)
         self._record_peak_memory()
-        return self._accept_tokens(new, [])
+        return self._append_tokens_and_remove_finished(new, [])
 
     def _record_peak_memory(self, finished: Sequence[TokenSequence] = ()) -> None:
         """Record the peak KV cache memory and the size of the largest forward pass.
@@ -234,7 +234,7 @@ class Scheduler:
         self.peaks.record_kv_peak(self.kv.compute_stored_nbytes([*self.rows.in_slots, *finished]))
         self.peaks.record_pass_peak(forward.most_tokens, forward.most_logits)
 
-    def _accept_tokens(self, new_tokens: NewTokens, events: list[Event]) -> list[Event]:
+    def _append_tokens_and_remove_finished(self, new_tokens: NewTokens, events: list[Event]) -> list[Event]:
         ended: list[TokenSequence] = []
         stopped: TokenSequence | None = None
         for row, token in new_tokens:

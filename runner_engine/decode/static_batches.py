@@ -256,7 +256,7 @@ class Batch:
             alive = torch.tensor(list(self.alive), device=self.loaded.device)
             # as for beams: this handles every kind of state, on its own device
             self.cache.reorder_cache(alive)
-            self.sampler.keep_sequences(list(self.alive))
+            self.sampler.keep_sequences_at_indices(list(self.alive))
             self.mask, self.positions, self.tokens = (
                 self.mask[alive],
                 self.positions[alive],

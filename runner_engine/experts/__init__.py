@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from runner_engine.experts.separate_experts import SeparateExperts as SeparateExperts
     from runner_engine.experts.separate_experts import build_separate_experts as build_separate_experts
     from runner_engine.experts.separate_experts import separate_all_experts as separate_all_experts
-    from runner_engine.experts.separate_experts import takes_sorted_rows as takes_sorted_rows
+    from runner_engine.experts.separate_experts import (
+        takes_rows_sorted_by_expert as takes_rows_sorted_by_expert,
+    )
 
 PLACES = {
     # a layer's experts
@@ -44,7 +46,7 @@ PLACES = {
     # how a family fuses them
     "ExpertFormat": "expert_format",  # transposed, interleaved, with a gate, with biases …
     "detect_expert_format": "expert_format",  # the format of a module's fused experts, or None
-    "takes_sorted_rows": "separate_experts",  # whether a module's experts get rows in their order, as Llama 4's do
+    "takes_rows_sorted_by_expert": "separate_experts",  # whether experts get rows in their order, as Llama 4's
     "select_expert_matrix": "expert_format",  # a matrix of one expert, out of a fused parameter
     "is_expert_block": "expert_blocks",  # a router and the matrices of experts as JetMoE has them
     "UnsortedRouter": "expert_blocks",  # the router of such a block, with the choice of each token

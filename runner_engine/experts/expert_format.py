@@ -20,7 +20,9 @@ class ExpertFormat:
     is_transposed: bool = False  # [experts, inputs, outputs] instead of [experts, outputs, inputs]
     is_concatenated: bool = True  # gates, then ups; else they alternate
     has_post_norm: bool = False  # each expert's result goes through post_expert_norm
-    takes_sorted_rows: bool = False  # one argument: as many rows for each expert, in the experts' order
+    takes_rows_sorted_by_expert: bool = (
+        False  # one argument: as many rows for each expert, in the experts' order
+    )
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -34,7 +36,7 @@ class ExpertFormat:
 
 # families whose class says nothing of its form, by the name of the class
 UNSAID: Mapping[str, ExpertFormat] = {
-    "Llama4TextExperts": ExpertFormat(is_transposed=True, takes_sorted_rows=True)
+    "Llama4TextExperts": ExpertFormat(is_transposed=True, takes_rows_sorted_by_expert=True)
 }
 
 

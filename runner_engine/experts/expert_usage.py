@@ -138,7 +138,7 @@ def _build_expert_counting_layer(
     module: nn.Module, c_counts: Mapping[nn.Module, torch.Tensor]
 ) -> _CountedLayer | None:
     form = module.form if isinstance(module, SeparateExperts) else detect_expert_format(module)
-    if form is None or form.takes_sorted_rows:
+    if form is None or form.takes_rows_sorted_by_expert:
         return None
     if isinstance(module, SeparateExperts):
         experts = module.num_experts

@@ -75,7 +75,7 @@ class SeparateExperts(nn.Module):
         family: Any = self._family[0]
         if len(activations) == 1:
             return cast(torch.Tensor, family.act_fn(activations[0]))
-        if self.form.takes_sorted_rows:  # a family of before there was a name for its gate
+        if self.form.takes_rows_sorted_by_expert:  # a family of before there was a name for its gate
             return cast(torch.Tensor, activations[1] * family.act_fn(activations[0]))
         return cast(torch.Tensor, family._apply_gate(join_gate_and_up(self.form, *activations)))
 
@@ -127,10 +127,10 @@ class SortedExperts(SeparateExperts):
         return results.view(-1, hidden_states.shape[-1])
 
 
-def takes_sorted_rows(experts: nn.Module) -> bool:
+def takes_rows_sorted_by_expert(experts: nn.Module) -> bool:
     """Whether experts, fused or separate, get the scaled rows of all tokens in the order of the experts."""
     form = experts.form if isinstance(experts, SeparateExperts) else detect_expert_format(experts)
-    return form is not None and form.takes_sorted_rows
+    return form is not None and form.takes_rows_sorted_by_expert
 
 
 def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | None:
@@ -138,7 +138,7 @@ def build_separate_experts(original_experts: nn.Module) -> SeparateExperts | Non
     form = detect_expert_format(original_experts)
     if form is None:
         return None
-    kind = SortedExperts if form.takes_sorted_rows else SeparateExperts
+    kind = SortedExperts if form.takes_rows_sorted_by_expert else SeparateExperts
     return kind(original_experts, form).train(original_experts.training)
 
 

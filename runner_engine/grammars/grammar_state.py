@@ -59,7 +59,7 @@ class GrammarState:
         new = tokens[self.begins_at + self._seen :]
         self._seen += len(new)
         if new and not self._matcher.consume_tokens(list(new)):
-            self._record_matcher_error()
+            self._store_grammar_matcher_error()
 
     @property
     def is_complete(self) -> bool:
@@ -73,12 +73,12 @@ class GrammarState:
             started = time.thread_time()
             self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             if self._matcher.is_error():
-                self._record_matcher_error()
+                self._store_grammar_matcher_error()
             elif time.thread_time() - started > MOST_MASK_S:
                 self.error, self.is_of_request = TOO_COMPLEX, True
         return None if self.error is not None else words.view(np.uint8)
 
-    def _record_matcher_error(self) -> None:
+    def _store_grammar_matcher_error(self) -> None:
         reason = explain_no_allowed_token(str(self._matcher.get_error()))
         self.is_of_request = reason is not None
         self.error = note("grammar_left", reason=reason or note("token_does_not_fit"))
@@ -91,7 +91,7 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
     """
     if not grammar_states:
         return
-    table = _build_bias_table(logits.dtype)
+    table = _build_logit_bias_table(logits.dtype)
     with torch.inference_mode():  # in which the logits were made
         for row, one in grammar_states.items():
             mask = one.allowed_token_mask()
@@ -105,7 +105,7 @@ def mask_disallowed_tokens(logits: torch.Tensor, grammar_states: Mapping[int, Gr
 
 
 @lru_cache(maxsize=4)
-def _build_bias_table(dtype: torch.dtype) -> np.ndarray[Any, Any]:
+def _build_logit_bias_table(dtype: torch.dtype) -> np.ndarray[Any, Any]:
     """Build a table with the logit biases of 8 tokens for each byte value of a token mask.
 
     Allowed tokens get 0, others -infinity.

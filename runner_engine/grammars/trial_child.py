@@ -30,7 +30,7 @@ def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
     )
     limits = llguidance.LLParserLimits(**given["limits"])
 
-    def compile_and_sample_grammar(message: bytes) -> bytes:
+    def compile_grammar_and_measure_cost(message: bytes) -> bytes:
         before_mib = measure_private_memory_mib()
         matcher = llguidance.LLMatcher(tokenizer, message.decode(), log_level=0, limits=limits)
         # a warning names what is left out: then the answer would have another grammar
@@ -41,7 +41,7 @@ def prepare(serialized_setup: bytes) -> Callable[[bytes], bytes]:
             found["mib"] = measure_private_memory_mib() - before_mib
         return json.dumps(found).encode()
 
-    return compile_and_sample_grammar
+    return compile_grammar_and_measure_cost
 
 
 def sample_grammar_answer(matcher: Any) -> tuple[float, str]:

@@ -352,7 +352,7 @@ def read_kernel_library_constants(library: ctypes.CDLL) -> dict[str, int]:
     return numbers
 
 
-def find_constant_differences(library: ctypes.CDLL) -> list[str]:
+def find_differing_c_constants(library: ctypes.CDLL) -> list[str]:
     """List the constants whose values differ between a library and Python.
 
     The library must not be called if the list is not empty.

@@ -84,7 +84,7 @@ class Kernels:
         self.is_kept = building.is_in_user_cache(self.file)
 
     def _bind_c_functions(self, library: ctypes.CDLL) -> None:
-        if wrong := c_interface.find_constant_differences(library):
+        if wrong := c_interface.find_differing_c_constants(library):
             raise StructureMismatch("; ".join(wrong))
         # only for processors with wide products of bytes
         self.has_quantized = hasattr(library, "has_quantized")

@@ -19,7 +19,7 @@ from runner_engine.kv_cache.shared_kv import (
     copy_prefix_recurrent_state,
     create_kv_store,
 )
-from runner_engine.kv_cache.sliding_windows import MASK_PROBE, UnknownWindow, Window, record_masks
+from runner_engine.kv_cache.sliding_windows import MASK_PROBE, UnknownWindow, Window, record_attention_masks
 from runner_engine.kv_cache.slots import SlotStore
 from runner_engine.kv_cache.window_memory import create_resident_token_counter
 
@@ -50,6 +50,6 @@ __all__ = [  # noqa: RUF022 - by what they are for
     # windows of layers
     "Window",  # how far back a layer sees
     "UnknownWindow",  # raised where a layer's window cannot be read off its masks
-    "record_masks",  # a context in which masks are inspected
+    "record_attention_masks",  # a context in which masks are inspected
     "MASK_PROBE",  # the name of the attention that inspects masks
 ]

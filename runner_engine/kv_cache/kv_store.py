@@ -284,7 +284,7 @@ class KvStore(ABC):
         None  # the rows' states, if layers carry some: they move with the keys and values
     )
 
-    def insert_sequences(
+    def insert_slots_with_empty_states(
         self,
         first_slot: int,
         count: int,

@@ -67,7 +67,9 @@ class PagedSlots(SlotStore):
         if not self.slots:
             self.spare = sum(prefix.count_pages(self.page) for prefix in prefixes)
 
-    def start_slots_from_prefix(self, first_slot_index: int, num_slots: int, prefix: Prefix | None) -> None:
+    def initialize_kv_slots_from_prefix(
+        self, first_slot_index: int, num_slots: int, prefix: Prefix | None
+    ) -> None:
         rest = prefix.length % self.page if prefix else 0
         (
             self.continued[first_slot_index : first_slot_index + num_slots],
@@ -97,7 +99,7 @@ class PagedSlots(SlotStore):
     ) -> None:
         """Insert slots for new sequences.
 
-        New sequences have no shared prefix until `start_slots_from_prefix`.
+        New sequences have no shared prefix until `initialize_kv_slots_from_prefix`.
         """
         super().insert_slots(first_slot, count, max_positions, num_filled, expected_sequences)
         self.continued[first_slot : first_slot + count], self.before[first_slot : first_slot + count] = (

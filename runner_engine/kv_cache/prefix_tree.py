@@ -354,7 +354,7 @@ class PrefixTree:
         if isinstance(kv_store, PagedSlots):
             for _, run in groupby(enumerate(admitted), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
                 slots = [slot_and_kv for _, slot_and_kv in run]
-                kv_store.start_slots_from_prefix(slots[0][0], len(slots), slots[0][1].prefix)
+                kv_store.initialize_kv_slots_from_prefix(slots[0][0], len(slots), slots[0][1].prefix)
             return
         wanted = [
             (slot, row_kv) for slot, row_kv in admitted if row_kv.source is not None and not row_kv.blocks

@@ -31,7 +31,9 @@ def create_kv_store(
         else _create_empty_kv_store(kv_spec, kernels)
     )
     if max_positions:
-        store.insert_sequences(0, len(max_positions), max_positions, max_positions, len(max_positions))
+        store.insert_slots_with_empty_states(
+            0, len(max_positions), max_positions, max_positions, len(max_positions)
+        )
     for slot, prefix in enumerate(prefixes):
         store.set_text_start(slot, prefix is None)
     if store.states is not None:
@@ -39,7 +41,7 @@ def create_kv_store(
             copy_prefix_recurrent_state(store, slot, prefix)
     if isinstance(store, PagedSlots):
         for slot, prefix in enumerate(prefixes):
-            store.start_slots_from_prefix(slot, 1, prefix)
+            store.initialize_kv_slots_from_prefix(slot, 1, prefix)
     return store
 
 
@@ -87,7 +89,7 @@ class SharedKv:
         is_text_start: the prefix is the beginning of a text.
         """
         store = _create_empty_kv_store(kv_spec, kernels)
-        store.insert_sequences(0, 1, [length], [length], 1)
+        store.insert_slots_with_empty_states(0, 1, [length], [length], 1)
         store.set_text_start(0, is_text_start)
         return cls(store, length)
 

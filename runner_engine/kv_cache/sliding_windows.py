@@ -92,7 +92,7 @@ _masks: ContextVar[MaskRecorder] = ContextVar("masks")  # of the model that this
 
 
 @contextmanager
-def record_masks() -> Iterator[MaskRecorder]:
+def record_attention_masks() -> Iterator[MaskRecorder]:
     """Context manager that records the attention masks of forward passes in this thread.
 
     The model must use the attention named MASK_PROBE.

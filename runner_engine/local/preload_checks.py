@@ -11,7 +11,7 @@ from runner_engine.checkpoints.draft import (
     resolve_draft_model,
 )
 from runner_engine.checkpoints.kv_size import compute_kv_size
-from runner_engine.checkpoints.positions import build_replaced_scaling_notes, check_rope_scaling_factor
+from runner_engine.checkpoints.positions import build_replaced_rope_scaling_notes, check_rope_scaling_factor
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.plan import format_check
@@ -50,7 +50,7 @@ def check_memory_fits(resolved: ResolvedModel) -> list[Note]:
     """
     plan, notes = (
         plan_model_load(resolved),
-        build_replaced_scaling_notes(resolved.files.text_settings, resolved.spec.rope)
+        build_replaced_rope_scaling_notes(resolved.files.text_settings, resolved.spec.rope)
         + build_slow_family_notes(resolved),
     )
     if plan.device == "cuda":

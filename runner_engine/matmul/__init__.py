@@ -41,7 +41,7 @@ from runner_engine.matmul.onednn import MatmulFunction, build_onednn_matmul, fin
 from runner_engine.matmul.plain_packing import PlainPackedWeights, can_pack_weight
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.matmul.timing_cache import load_or_measure_timings
-from runner_engine.matmul.unrounded_trials import disable_activation_rounding, find_unstable_layers
+from runner_engine.matmul.unrounded_trials import disable_activation_rounding, make_unstable_layers_note
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # layers
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "get_weight_matrix",  # the matrix [outputs, inputs] of either
     "find_unquantized_layers",  # such layers of a model
     "disable_activation_rounding",  # a context in which layers do not round their rows, for trials
-    "find_unstable_layers",  # which layers round their rows, for a note
+    "make_unstable_layers_note",  # which layers round their rows, for a note
     # which way is used
     "MatmulBackend",  # how products are computed: tiles, panels, onednn, plain
     "OWN",  # those of the kernels

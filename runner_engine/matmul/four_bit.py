@@ -24,9 +24,9 @@ from runner_engine.matmul.layer_replacement import (
 from runner_engine.matmul.layer_weights import QuantizedWeights, multiply_with_kernel
 from runner_engine.matmul.library_layers import (
     PANEL,
-    check_against_reference,
     is_bias_absent_or_dtype,
     require_kernels,
+    require_layer_matches_reference,
     run_first_forward,
 )
 
@@ -40,7 +40,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
         weights, forward = _build_matmul_on_packed_weights(layer, resources, kernels)
     else:
         weights, forward = _build_matmul_on_stored_weights(layer, kernels)
-    check_against_reference(layer, forward, own, resources)
+    require_layer_matches_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 

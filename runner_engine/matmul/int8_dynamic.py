@@ -23,10 +23,10 @@ from runner_engine.matmul.layer_replacement import (
 from runner_engine.matmul.layer_weights import QuantizedWeights, compute_shift_correction
 from runner_engine.matmul.library_layers import (
     build_kernel_forward,
-    check_against_reference,
     list_supported_dtypes,
     move_unmapped_weight_to_huge_pages,
     require_kernels,
+    require_layer_matches_reference,
 )
 
 EXACT_INPUTS = 1024  # so many products of bytes are at most 2 ** 24, up to which float32 holds every integer
@@ -82,7 +82,7 @@ def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerRe
     weights.matrix.tile_rows = resources.byte_tile_rows
     weights.set_tensors(weight, layer.bias, scale, sums)
     forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
-    check_against_reference(layer, forward, build_exact_forward(layer), resources)
+    require_layer_matches_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)
 
 
@@ -97,7 +97,7 @@ def build_exact_forward(layer: Any) -> Forward:
     def forward(activations: torch.Tensor) -> torch.Tensor:
         if layer.weight is not stored or activations.device.type != "cpu":
             return own(activations)  # type: ignore[no-any-return]
-        return multiply_quantized_exactly(activations, weight, scale, layer.bias)
+        return multiply_quantized_activations_exactly(activations, weight, scale, layer.bias)
 
     return forward
 
@@ -120,7 +120,7 @@ def multiply_int8_exactly(activations: torch.Tensor, weight: torch.Tensor) -> to
     return sums
 
 
-def multiply_quantized_exactly(
+def multiply_quantized_activations_exactly(
     activations: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Quantize activations [..., inputs] and multiply them exactly by int8 weights.

@@ -67,7 +67,7 @@ def build_kernel_forward(
     return forward
 
 
-def check_against_reference(
+def require_layer_matches_reference(
     layer: nn.Linear, forward: Forward, reference: Forward, resources: KernelResources
 ) -> None:
     """Compare a layer's outputs with a reference.

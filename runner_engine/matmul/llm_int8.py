@@ -25,10 +25,10 @@ from runner_engine.matmul.layer_replacement import (
 from runner_engine.matmul.layer_weights import QuantizedWeights, compute_shift_correction
 from runner_engine.matmul.library_layers import (
     build_kernel_forward,
-    check_against_reference,
     list_supported_dtypes,
     move_unmapped_weight_to_huge_pages,
     require_kernels,
+    require_layer_matches_reference,
     run_first_forward,
 )
 
@@ -61,7 +61,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     weights.matrix.threshold, weights.matrix.tile_rows = state.threshold, resources.byte_tile_rows
     weights.set_tensors(weight, bias, scale, sums)
     forward = build_kernel_forward(layer, weights, resources, lambda: state.CB is weight)
-    check_against_reference(layer, forward, build_exact_forward(layer), resources)
+    require_layer_matches_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)
 
 

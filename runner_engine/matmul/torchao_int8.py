@@ -17,10 +17,10 @@ from runner_engine.matmul.layer_weights import QuantizedWeights
 from runner_engine.matmul.library_layers import (
     PANEL,
     build_kernel_forward,
-    check_against_reference,
     is_bias_absent_or_dtype,
     move_unmapped_weight_to_huge_pages,
     require_kernels,
+    require_layer_matches_reference,
     run_first_forward,
 )
 
@@ -37,7 +37,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     own, stored = layer.forward, layer.weight
     weights = _build_int8_kernel_weights(layer, resources)
     forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
-    check_against_reference(layer, forward, own, resources)
+    require_layer_matches_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
 

@@ -98,7 +98,7 @@ def _build_unrounded_forward(
     return forward
 
 
-def find_unstable_layers(rounded_to_zero_shares: SharesByLayer) -> Note | None:
+def make_unstable_layers_note(rounded_to_zero_shares: SharesByLayer) -> Note | None:
     worst = sorted(
         (name for name, share in rounded_to_zero_shares.items() if share > UNSTABLE),
         key=lambda name: -rounded_to_zero_shares[name],

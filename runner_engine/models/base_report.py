@@ -10,7 +10,7 @@ from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
 from runner_engine.checkpoints.resolved_model import ResolvedModel, count_weight_file_nbytes
 from runner_engine.models import gguf_blocks, inventory
-from runner_engine.models.grouped_linear import count_weights_minus_stored_elements
+from runner_engine.models.grouped_linear import count_weights_beyond_stored_elements
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.rope import rope_application as rope_room
 from runner_engine.quantization.base import OwnLayers
@@ -40,7 +40,7 @@ def fill_base_model_report(base: LoadedModel, resolved: ResolvedModel) -> None:
     base.metrics["mapped_weight_mib"] = inventory.measure_memory_mapped_weight_mib(model)
     rope_metrics, rope_facts = rope_room.describe_rope(model, spec.rope)
     base.metrics |= {
-        "parameters": gguf_blocks.count_parameters(model) + count_weights_minus_stored_elements(model),
+        "parameters": gguf_blocks.count_parameters(model) + count_weights_beyond_stored_elements(model),
         "vocab_size": settings.vocab_size,
     }
     base.metrics |= (

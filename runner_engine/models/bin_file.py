@@ -40,7 +40,7 @@ class PreZipFormatError(DataError):
     """Raised for a .bin file written by torch before 1.6, for which torch does not report tensor offsets."""
 
 
-def read_bin_file(path: Path) -> WeightFile:
+def read_bin_tensor_locations(path: Path) -> WeightFile:
     """Read the names and byte offsets of the tensors in a .bin file.
 
     Raises DataError for files that contain code.

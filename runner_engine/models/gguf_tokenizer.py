@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
-from runner_base import DataError, truncated_repr
+from runner_base import DataError, format_truncated_repr
 from runner_base.garbage_collection import pause_garbage_collection
 from runner_base.notes import Note, note
 from runner_engine.checkpoints.gguf_file import is_supported_architecture, read_gguf_header, read_header_array
@@ -127,7 +127,7 @@ def build_slow_tokenizer_notes(path: Path) -> list[Note]:
     if not is_supported_architecture(header):
         what = note("its_architecture", name=header.architecture)
     elif (kind := header.metadata.get("tokenizer.ggml.model")) not in MAKERS:
-        what = note("its_tokenizer", kind=truncated_repr(kind))
+        what = note("its_tokenizer", kind=format_truncated_repr(kind))
     else:
         beside = ", ".join(name for name in list_gguf_files(path) if name not in ALONE)
         what = note("its_tokenizer_with_files", files=beside)

@@ -142,7 +142,7 @@ def _split_q3_k_blocks(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(scale, _take_q3_k_parts(blocks), low | third << 2)
 
 
-def _take_scales_and_minima(blocks: torch.Tensor) -> torch.Tensor:
+def _unpack_scales_and_minima(blocks: torch.Tensor) -> torch.Tensor:
     """Unpack the eight 6-bit scales and minima of a block from 12 bytes.
 
     Returns [..., 16], in which scales and minima alternate.
@@ -156,13 +156,13 @@ def _take_scales_and_minima(blocks: torch.Tensor) -> torch.Tensor:
 
 def _split_q4_k_blocks(blocks: torch.Tensor) -> BlockParts:
     bits = _unpack_nibbles(split_last_dim(blocks[..., 16:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _take_scales_and_minima(blocks), bits)
+    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks), bits)
 
 
 def _split_q5_k_blocks(blocks: torch.Tensor) -> BlockParts:
     fifth = _extract_bits(blocks[..., 16:48], tuple(range(8)), 1).flatten(-2)
     bits = _unpack_nibbles(split_last_dim(blocks[..., 48:], 4, 32)).flatten(-2)
-    return BlockParts(blocks[..., :4], _take_scales_and_minima(blocks), bits | fifth << 4)
+    return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks), bits | fifth << 4)
 
 
 def _take_q6_k_parts(blocks: torch.Tensor) -> torch.Tensor:
@@ -223,11 +223,11 @@ TYPES = {
     ),
     "Q4_K": BlockType(
         *(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, False, 0, 2, (BitPlane(16, 32),)),
-        _take_scales_and_minima,
+        _unpack_scales_and_minima,
     ),
     "Q5_K": BlockType(
         *(13, 256, 176, 4, 1, 32, 0, _split_q5_k_blocks, False, 0, 2),
-        *((BitPlane(48, 32), BitPlane(16, 32)), _take_scales_and_minima),
+        *((BitPlane(48, 32), BitPlane(16, 32)), _unpack_scales_and_minima),
     ),
     "Q6_K": BlockType(
         *(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208, 1),

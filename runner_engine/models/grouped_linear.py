@@ -173,7 +173,7 @@ def round_activations_to_int8(activations: torch.Tensor, group_size: int = ROW_P
     )
 
 
-def count_weights_minus_stored_elements(model: nn.Module) -> int:
+def count_weights_beyond_stored_elements(model: nn.Module) -> int:
     """Return how many more weights the grouped layers encode than their parameters have elements."""
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(

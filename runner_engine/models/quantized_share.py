@@ -70,7 +70,7 @@ def _iter_parameter_sizes_and_quantization(
                 module.weight if isinstance(module, nn.Linear | nn.Embedding) else next(iter(own.values()))
             )
             if id(weight) not in seen:
-                yield path, _count_layer_weights(module, own), True, True
+                yield path, _count_weights_without_bias(module, own), True, True
             seen |= {id(value) for value in own.values() if value is not module._parameters.get("bias")}
         for value in own.values():
             if id(value) not in seen:
@@ -78,7 +78,7 @@ def _iter_parameter_sizes_and_quantization(
                 yield path, int(value.numel()), False, value.dim() > 1
 
 
-def _count_layer_weights(layer: Any, parameters: dict[str, nn.Parameter]) -> int:
+def _count_weights_without_bias(layer: Any, parameters: dict[str, nn.Parameter]) -> int:
     if isinstance(layer, GgufLinear | GgufEmbedding):
         return count_encoded_weights(layer)
     if isinstance(layer, nn.Linear):

@@ -14,7 +14,7 @@ from enum import StrEnum, auto
 from math import ceil, exp, log2
 
 from runner_base import BYTES, MIB, machine
-from runner_engine.checkpoints.draft import compute_truncated_draft_weight_fraction, resolve_draft_model
+from runner_engine.checkpoints.draft import compute_kept_draft_weight_fraction, resolve_draft_model
 from runner_engine.checkpoints.gguf_file import compute_packing_overhead_nbytes
 from runner_engine.checkpoints.kv_size import LANES, compute_kv_size
 from runner_engine.checkpoints.linear_layers import classify_tensor
@@ -270,7 +270,7 @@ def _estimate_draft_pass_cost(
         parameters,
         compute_kv_bytes_per_token(settings, files.dtype_bytes, draft.spec.generation.kv_cache_config),
         draft.quantization_mix.has_kernels(files.dtype_bytes),
-        compute_truncated_draft_weight_fraction(draft.resolved, draft_footprint.weights),
+        compute_kept_draft_weight_fraction(draft.resolved, draft_footprint.weights),
     )
 
 

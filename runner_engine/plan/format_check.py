@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner_base import ConfigError, truncated_repr
+from runner_base import ConfigError, format_truncated_repr
 from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
@@ -128,7 +128,7 @@ def _check_gguf_quantization(
     if architecture not in (*MODULES, *BY_TRANSFORMERS):
         raise ConfigError(
             f"model.name={model.name} has the architecture "
-            f"{truncated_repr(architecture)}, which is unsupported in "
+            f"{format_truncated_repr(architecture)}, which is unsupported in "
             f".gguf files. Use the model's safetensors files. "
             f"Supported architectures: {', '.join(sorted(MODULES))}; "
             f"dequantized by transformers: {', '.join(BY_TRANSFORMERS)}",

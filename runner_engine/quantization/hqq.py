@@ -91,7 +91,7 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
         found = super().parse_stored_format(stored_config)
         if found is None or found.refusal:
             return found
-        first = _list_weight_settings(stored_config)[0]
+        first = _read_hqq_weight_settings(stored_config)[0]
         own = cls(bits=found.bits, group_size=first.get("group_size") or -1)
         return StoredFormat(cls.method, own, found.bits, cls.name)
 
@@ -99,13 +99,13 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Return the layer settings. The group size is left open, because tensor shapes determine it."""
         return GroupSettings(
-            "hqq", tuple(settings["nbits"] for settings in _list_weight_settings(stored_config)), -1
+            "hqq", tuple(settings["nbits"] for settings in _read_hqq_weight_settings(stored_config)), -1
         )
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
         """Return a note if bits, group size, axis or storage of the codes are unsupported, otherwise None."""
-        for settings in _list_weight_settings(stored_config):
+        for settings in _read_hqq_weight_settings(stored_config):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
                 known = ", ".join(map(str, STORED_BITS))
                 return note("setting_not_read", key="nbits", value=bits, known=known)
@@ -119,7 +119,7 @@ class StoredHqqConfig(Int8ActivationsConfig, GroupedConfig):
         return None
 
 
-def _list_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
+def _read_hqq_weight_settings(stored_config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the weight settings in a config.json, with one entry for all layers or one per layer type."""
     config = stored_config.get("quant_config")
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config

@@ -56,7 +56,7 @@ class ModelOptConfig(GroupedConfig):
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
         unused = None if refusal else _note_unsupported_kv_quantization(stored_config)
         return StoredFormat(
-            METHOD, cls(), _find_most_common_bits(stored_config), name, refusal=refusal, note=unused
+            METHOD, cls(), _find_most_common_weight_bits(stored_config), name, refusal=refusal, note=unused
         )
 
     @classmethod
@@ -67,7 +67,9 @@ class ModelOptConfig(GroupedConfig):
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Return the layer settings. The tensors of each layer determine the layer's format."""
-        return GroupSettings(METHOD, (_find_most_common_bits(stored_config),), -1, unused=cls.tensors.notes)
+        return GroupSettings(
+            METHOD, (_find_most_common_weight_bits(stored_config),), -1, unused=cls.tensors.notes
+        )
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
@@ -127,7 +129,7 @@ def add_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return config | {"quantization_config": of_config}
 
 
-def _find_most_common_bits(stored_config: dict[str, Any]) -> int:
+def _find_most_common_weight_bits(stored_config: dict[str, Any]) -> int:
     layers = read_layer_algorithms(stored_config)
     of_experts = [name for path, name in layers.items() if ".experts" in path]
     names = of_experts or [*layers.values()] or [read_quantization_algorithm(stored_config)]

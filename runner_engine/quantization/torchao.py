@@ -264,7 +264,7 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
         mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
         kind = getattr(torch, f"int{self.bits}")
         made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
-        return self._convert_to_unsigned(made)
+        return self._shift_codes_to_unsigned(made)
 
     def extract_stored_groups(self, weight: Any) -> CodedGroups | None:
         """Return the codes, scales and zero points of a loaded torchao weight.
@@ -298,9 +298,9 @@ class TorchaoIntxConfig(TorchaoConfig, LoadTimeGroupsConfig):
             raise ValueError("symmetric weights must have zero points of 0")
         if not weight.scale.isfinite().all():
             raise ValueError("a scale is not finite")
-        return self._convert_to_unsigned(weight)
+        return self._shift_codes_to_unsigned(weight)
 
-    def _convert_to_unsigned(self, weight: Any) -> CodedGroups:
+    def _shift_codes_to_unsigned(self, weight: Any) -> CodedGroups:
         """Shift the signed codes and zero points of a weight to unsigned integers."""
         import torch
 

@@ -41,7 +41,7 @@ def split_segments_into_chunks(
     return torch.cat(rows).to(device), chunks
 
 
-def gather_tokens(values: Tensor, indices: Tensor) -> Tensor:
+def gather_token_values_or_zeros(values: Tensor, indices: Tensor) -> Tensor:
     """Return the values of the tokens at these indices. An index of −1 gives zeros."""
     found = values[indices.clamp(min=0)]
     return found.masked_fill_((indices < 0).view(*indices.shape, *[1] * (values.dim() - 1)), 0)

@@ -16,7 +16,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.chunks import CHUNK, gather_tokens, scatter_tokens, split_segments_into_chunks
+from runner_engine.recurrent.chunks import (
+    CHUNK,
+    gather_token_values_or_zeros,
+    scatter_tokens,
+    split_segments_into_chunks,
+)
 from runner_engine.recurrent.mixer import Segments
 
 SMALL_CHUNK = 16  # where the decay is by dimension, whose products of pairs are [chunk, chunk, K]
@@ -76,7 +81,7 @@ def compute_chunked_delta_rule(
     """
     size = CHUNK if inputs.decay.dim() == 2 else SMALL_CHUNK
     places, parts = split_segments_into_chunks(segments, state.device, size)
-    cut = inputs.map_tensors(lambda numbers: gather_tokens(numbers, places).transpose(1, 2))
+    cut = inputs.map_tensors(lambda numbers: gather_token_values_or_zeros(numbers, places).transpose(1, 2))
     known, attended = _compute_token_pair_weights(cut)
     # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
     total = cut.decay.cumsum(2)

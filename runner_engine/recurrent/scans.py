@@ -11,7 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from runner_engine.recurrent.chunks import gather_tokens, scatter_tokens, split_segments_into_chunks
+from runner_engine.recurrent.chunks import (
+    gather_token_values_or_zeros,
+    scatter_tokens,
+    split_segments_into_chunks,
+)
 from runner_engine.recurrent.mixer import Segments
 
 
@@ -38,11 +42,17 @@ def scan_heads(
         return _scan_heads_single_token(inputs, time_steps, decay, keys, queries, state, segments)
     places, chunks = split_segments_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
-    weighted = gather_tokens(inputs * time_steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
+    weighted = gather_token_values_or_zeros(inputs * time_steps[..., None], places).transpose(
+        1, 2
+    )  # [chunks, H, Q, P]
     # [chunks, G, Q, N]
-    keys, queries = (gather_tokens(numbers, places).transpose(1, 2) for numbers in (keys, queries))
+    keys, queries = (
+        gather_token_values_or_zeros(numbers, places).transpose(1, 2) for numbers in (keys, queries)
+    )
     # in float64, since small differences of large sums are what counts
-    sums = gather_tokens(time_steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
+    sums = (
+        gather_token_values_or_zeros(time_steps * decay, places).double().cumsum(1).transpose(1, 2)
+    )  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
     scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
     results = (scores * apart) @ weighted

@@ -178,7 +178,7 @@ class Sampling(SamplingKeys):
         return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> Sampling:
+    def from_parameter_values(cls, numbers: Sequence[float]) -> Sampling:
         """Create an instance from the parameters as numbers in table order. Raises ConfigError for
         invalid numbers.
         """

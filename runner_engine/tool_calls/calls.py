@@ -119,7 +119,7 @@ def _reject_json_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_dict_requiring_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a dictionary from JSON pairs. Raises ValueError if a key occurs twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -127,7 +127,9 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-DECODER = json.JSONDecoder(parse_constant=_reject_json_constant, object_pairs_hook=_reject_duplicate_keys)
+DECODER = json.JSONDecoder(
+    parse_constant=_reject_json_constant, object_pairs_hook=_build_dict_requiring_unique_keys
+)
 
 
 def _shorten_for_message(value: Any) -> str:

@@ -28,7 +28,7 @@ def read_until_marker(text: str, start: int, marker: str) -> tuple[str, int]:
     return text[start:at], at + len(marker)
 
 
-def read_blocks_and_get_outside_text(
+def read_blocks_and_outside_text(
     text: str, opening: str, closing: str, read_block: Callable[[int], int]
 ) -> str:
     """Call `read_block` after each opening marker.

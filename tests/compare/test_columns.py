@@ -13,7 +13,7 @@ from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.output import FORMATS
-from runner_compare.render.short_table import build_label_columns
+from runner_compare.render.short_table import build_row_label_columns
 
 
 class Terminal(io.StringIO):
@@ -169,7 +169,7 @@ def test_a_repeated_label_is_printed_once_and_the_outer_key_comes_first() -> Non
     table = example()
     for row, split in zip(table.rows, ("hard5", "hard5", "test"), strict=True):
         row.config = row.config | {"task.split": split}
-    columns = build_label_columns(table)
+    columns = build_row_label_columns(table)
     assert [column.head for column in columns] == ["split", "quantization"]
     assert [column.cells for column in columns] == [["hard5", "", "test"], ["none", "int8", "nf4"]]
 

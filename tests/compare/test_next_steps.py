@@ -9,7 +9,7 @@ from compared import example, judge_example, rows_of
 from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.next_steps import (
-    format_next_and_details_lines,
+    format_next_steps_and_details,
     suggest_next_command,
     wrap_parts_into_lines,
 )
@@ -88,7 +88,7 @@ def test_a_long_command_has_lines_that_a_shell_joins_again() -> None:
     table = compared()
     view = View(command=COMMAND, shown_at="mlflow ui --backend-store-uri sqlite:///my/mlflow.db")
     for width in (70, 100):
-        lines = format_next_and_details_lines(Comparison([table], view), [table], width)
+        lines = format_next_steps_and_details(Comparison([table], view), [table], width)
         assert max(map(len, lines)) <= width
         first = next(number for number, line in enumerate(lines) if line.startswith("Details:"))
         command = "\n".join(line for line in lines[:first] if not line.strip().startswith("("))
@@ -98,9 +98,9 @@ def test_a_long_command_has_lines_that_a_shell_joins_again() -> None:
 
 def test_what_is_shown_already_is_no_detail() -> None:
     table = compared()
-    lines = format_next_and_details_lines(Comparison([table], View(explain=True, plot=True)), [table], 100)
+    lines = format_next_steps_and_details(Comparison([table], View(explain=True, plot=True)), [table], 100)
     assert lines[-1] == "Details: --columns all · --save DIR"
-    assert format_next_and_details_lines(Comparison([]), [], 100) == []
+    assert format_next_steps_and_details(Comparison([]), [], 100) == []
 
 
 def test_parts_are_joined_as_far_as_a_line_has_room() -> None:

@@ -34,7 +34,7 @@ ROOT = Path(runner.__file__).parents[1]
 def sampling_of(*numbers: float) -> Sampling:
     """Return a sampling with these parameters, in the order of the table; the missing ones are
     neutral."""
-    return Sampling.from_numbers([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
+    return Sampling.from_parameter_values([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
 
 
 def test_all_who_read_the_table_have_its_parameters() -> None:
@@ -54,7 +54,7 @@ def test_all_who_read_the_table_have_its_parameters() -> None:
 def test_numbers_of_a_sampling_are_read_back() -> None:
     given = sampling_of(0.5, 0.9, 7, 0.1, 1.2, -0.5, 2.0)
     assert (given.temperature, given.top_k, given.presence_penalty) == (0.5, 7, 2.0)
-    assert Sampling.from_numbers(given.as_numbers) == given
+    assert Sampling.from_parameter_values(given.as_numbers) == given
     assert type(given.top_k) is int
 
 

@@ -10,7 +10,11 @@ import pytest
 from raising import raises
 
 from runner.datasets.items import Item
-from runner.datasets.question_lists import find_listed_positions, hash_question_text, read_question_list
+from runner.datasets.question_lists import (
+    find_positions_of_listed_questions,
+    hash_question_text,
+    read_question_list,
+)
 from runner_base.errors import Code, ConfigError, DataError
 
 EVERY = [
@@ -23,7 +27,7 @@ EVERY = [
 
 def places(folder: Path, text: str) -> set[int]:
     (folder / "list.txt").write_text(text)
-    return set(find_listed_positions(str(folder / "list.txt"), "task.only", "test", EVERY))
+    return set(find_positions_of_listed_questions(str(folder / "list.txt"), "task.only", "test", EVERY))
 
 
 def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:

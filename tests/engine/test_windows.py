@@ -16,7 +16,7 @@ from transformers import masking_utils as typed
 
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes import forward
-from runner_engine.kv_cache.sliding_windows import Window, build_recorded_mask, record_masks
+from runner_engine.kv_cache.sliding_windows import Window, build_recorded_mask, record_attention_masks
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -133,7 +133,7 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
         "attention_mask": None,
         "past_key_values": None,
     }
-    with record_masks() as masks:
+    with record_attention_masks() as masks:
         for make, window in (
             (masking_utils.create_causal_mask, None),
             (masking_utils.create_sliding_window_causal_mask, Window(4096)),

@@ -14,7 +14,7 @@ from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.render.margins import UNDECIDED
-from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, exact_interval
+from runner_compare.statistics.stats import compute_clopper_pearson_interval, compute_exact_mcnemar_p_value
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none")
@@ -63,8 +63,8 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
     assert int8["without_limit"]["at_best"]["p"] == compute_exact_mcnemar_p_value(0, 25)
     metrics = found["nf4"]["metrics"]
     assert (metrics["accuracy_cut_off_wrong"], metrics["accuracy_cut_off_right"]) == (0.75, 0.9)
-    assert metrics["accuracy_uncut_low"] == exact_interval(150, N)[0]
-    assert metrics["accuracy_uncut_high"] == exact_interval(180, N)[1]
+    assert metrics["accuracy_uncut_low"] == compute_clopper_pearson_interval(150, N)[0]
+    assert metrics["accuracy_uncut_high"] == compute_clopper_pearson_interval(180, N)[1]
     assert "accuracy_uncut_low" not in found["none"]["metrics"]
     _, out, _ = show("cut off", *BASELINE, "--format", "json")
     assert list(faults(json.loads(out), SCHEMA)) == []

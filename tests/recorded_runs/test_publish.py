@@ -16,7 +16,7 @@ from likely import jsonl
 from raising import raises
 
 from runner import compare
-from runner.recorded_runs.publish import RESULTS, validate_hub_entry
+from runner.recorded_runs.publish import RESULTS, validate_hub_eval_result
 from runner_base.errors import ConfigError
 
 QUESTIONS = [
@@ -113,10 +113,10 @@ def test_data_that_are_no_benchmark_get_a_card_and_no_entry(
     ],
 )
 def test_an_entry_that_breaks_the_schema_is_refused(change: dict[str, Any], field: str) -> None:
-    validate_hub_entry(HUB)
-    validate_hub_entry(
+    validate_hub_eval_result(HUB)
+    validate_hub_eval_result(
         HUB | {"date": "2026-11-26", "source": {"url": "https://x", "org": "y"}, "verifyToken": "z"}
     )
     with raises(ConfigError, "bad_value", RESULTS) as refused:
-        validate_hub_entry(HUB | change)
+        validate_hub_eval_result(HUB | change)
     assert refused.value.reason.startswith(field)

@@ -9,7 +9,7 @@ import pytest
 
 from runner.core.finishing import LimitCost
 from runner.render.notes import format_note, render_note_cells, render_notes
-from runner.render.plans import format_memory_lines, format_plan_total_line, job_state_text
+from runner.render.plans import format_available_memory_lines, format_plan_total_line, job_state_text
 from runner.render.titles import format_sustainable_request_rate
 from runner_base.notes import Note, note
 from runner_engine.sessions import SequenceShortage
@@ -258,13 +258,13 @@ def test_what_is_text_already_stays() -> None:
 
 
 def test_a_plan_says_how_much_memory_is_free() -> None:
-    shown, free = format_memory_lines(600, 1234.0, False, [])
+    shown, free = format_available_memory_lines(600, 1234.0, False, [])
     assert "600 MiB" in shown
     assert free == "Free memory: 1,234 MiB of main memory"
-    assert format_memory_lines(600, 1234.0, True, [80.0])[1] == (
+    assert format_available_memory_lines(600, 1234.0, True, [80.0])[1] == (
         "Free memory: 1,234 MiB of main memory (limited by the control group), 80 MiB of GPU 0"
     )
-    with_cache = format_memory_lines(600, 1234.0, False, [], 512.0)
+    with_cache = format_available_memory_lines(600, 1234.0, False, [], 512.0)
     assert (len(with_cache), "512 MiB" in with_cache[2]) == (3, True)
     assert [job_state_text("to do", is_same) for is_same in (True, False)] == [
         "to do (listed twice)",

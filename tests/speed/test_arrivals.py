@@ -22,7 +22,7 @@ from runner.speed.arrivals import (
     is_rate_sustained,
     run_request_load,
 )
-from runner.speed.tables import build_request_rate_rows
+from runner.speed.tables import build_request_rate_table_rows
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, Event, Request
@@ -177,7 +177,7 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     unmeasured = RequestLoad(0.5, note="out of memory")
-    rows = build_request_rate_rows([unmeasured, good, slower], None)
+    rows = build_request_rate_table_rows([unmeasured, good, slower], None)
     assert [row.get("keeps_up") for row in rows] == [None, "yes", "yes"]
     # 40 requests until the last one is due, and the half second that the lowest rate's answers take
     assert [row.get("offered") for row in rows] == [

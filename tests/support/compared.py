@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner_compare.features.front.compute import mark_pareto_front
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.findings import format_finding_sentences
+from runner_compare.render.findings import format_finding_sentence_per_row
 from runner_compare.statistics import Effect, McNemarTest, Test, decide_comparisons
 
 KEYS = ["quantization.name"]
@@ -46,7 +46,7 @@ def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> li
 
 
 def sentences_of(rows: list[TableRow]) -> list[str]:
-    return format_finding_sentences(Table("any", KEYS, rows))
+    return format_finding_sentence_per_row(Table("any", KEYS, rows))
 
 
 EXAMPLE = {"int8": McNemarTest(10, 20, 1000), "nf4": McNemarTest(1, 90, 1000)}

@@ -8,7 +8,7 @@ from collections import Counter
 from calling import right_calls
 
 from runner.tasks.tools.cases import CATEGORIES, FILE, read_installed_tool_cases, select_cases
-from runner.tasks.tools.matching import has_expected_calls
+from runner.tasks.tools.matching import has_expected_tool_calls
 from tools.tool_calls_data import COUNTS, lines
 from tools.tool_functions import FUNCTIONS
 
@@ -22,12 +22,12 @@ def test_each_question_stands_once_and_is_answered_by_its_right_calls_alone() ->
     assert Counter(case.category for case in cases) == COUNTS
     assert len({case.question for case in cases}) == len(cases) >= 300
     for case in cases:
-        assert has_expected_calls(right_calls(case), case.wanted, case.functions)
+        assert has_expected_tool_calls(right_calls(case), case.wanted, case.functions)
         names = [function["name"] for function in case.functions]
         assert len(set(names)) == len(names) >= 1
         assert bool(case.wanted) is (case.category != "irrelevant")
         if case.wanted:
-            assert not has_expected_calls(right_calls(case)[1:], case.wanted, case.functions)
+            assert not has_expected_tool_calls(right_calls(case)[1:], case.wanted, case.functions)
 
 
 def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain() -> None:

@@ -65,15 +65,16 @@ def test_a_logged_model(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def found() -> list[str | None]:
         return [
-            logged_models.find_model_id(client, store, experiment, digest) for digest in ("a", "b", "c", "d")
+            logged_models.find_logged_model_id(client, store, experiment, digest)
+            for digest in ("a", "b", "c", "d")
         ]
 
     assert found() == [*made, None, None]
-    assert logged_models.find_model_id(client, store, "77", "a") is None
+    assert logged_models.find_logged_model_id(client, store, "77", "a") is None
     with monkeypatch.context() as without_search:
         without_search.delattr(type(client), "search_logged_models")
         assert [
-            logged_models.find_model_id(client, store, experiment, digest) for digest in ("a", "b")
+            logged_models.find_logged_model_id(client, store, experiment, digest) for digest in ("a", "b")
         ] == made
     client.delete_logged_model(made[0])
     monkeypatch.setattr(logged_models, "CHECKED_AGAIN_S", 0)

@@ -14,7 +14,7 @@ from runner.options.advise.candidates import (
     UserLimits,
     evaluate_candidates,
     iterate_quantization_candidates,
-    list_smaller_models,
+    list_models_with_fewer_parameters,
 )
 from runner.options.advise.machines import Machine
 from runner.options.advise.ranking import rank_candidates
@@ -59,7 +59,7 @@ def recommend_settings(
     if sum(not candidate.problem for candidate in candidates) < 2 and not any(
         word.startswith("model.name=") for word in overrides
     ):
-        for smaller in list_smaller_models(candidates[0]):
+        for smaller in list_models_with_fewer_parameters(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
             smaller_candidates = list(
                 iterate_quantization_candidates([f"model={smaller}", *others], compose, False)

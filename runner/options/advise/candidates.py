@@ -295,7 +295,7 @@ def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine
     return estimate_speculative_time(config, passes, speed, candidate.batch_size)
 
 
-def list_smaller_models(candidate: Candidate) -> list[str]:
+def list_models_with_fewer_parameters(candidate: Candidate) -> list[str]:
     """Return up to three model presets that have fewer parameters than the candidate's model, largest
     first.
     """

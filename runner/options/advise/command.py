@@ -153,7 +153,7 @@ def _run_recommendation(options: argparse.Namespace) -> int:
         return to_runner_config(*compose_job(overrides))
 
     if options.mix is not None:
-        return _recommend_format_per_layer(options, overrides, checked)
+        return _recommend_quantization_per_layer(options, overrides, checked)
     wanted = _build_overrides_per_model(overrides)
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
@@ -176,7 +176,9 @@ def _run_recommendation(options: argparse.Namespace) -> int:
     return 0
 
 
-def _recommend_format_per_layer(options: argparse.Namespace, overrides: list[str], compose: Compose) -> int:
+def _recommend_quantization_per_layer(
+    options: argparse.Namespace, overrides: list[str], compose: Compose
+) -> int:
     """Run `runner-advise --mix`, which chooses a quantization format for each layer. Returns the exit
     code.
     """

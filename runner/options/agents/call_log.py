@@ -41,7 +41,7 @@ class CallLogFile:
         self._recorded: dict[str, _RecordedCall] = {}
         for number, line in read_lines(self.path, parse_signed_line, "call", repair=True):
             try:
-                self._load_logged_call(line)
+                self._load_agent_call_from_log(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise damaged_line_error(
                     self.path, number, f"the line is not a valid call ({type(error).__name__}: {error})"
@@ -82,7 +82,7 @@ class CallLogFile:
     def close(self) -> None:
         self._file.close()
 
-    def _load_logged_call(self, line: dict[str, Any]) -> None:
+    def _load_agent_call_from_log(self, line: dict[str, Any]) -> None:
         key, asked_sha256 = str(line["id"]), str(line["asked_sha256"])
         if "code" in line:
             values = {"answer": None, **line["code"]}

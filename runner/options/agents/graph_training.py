@@ -89,7 +89,7 @@ class GraphTrainer:
         kinds = graph.edges_by_kind.items()
         self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
 
-    def train_iteration(self, answered_questions: Sequence[PlayedQuestion]) -> TrainingStep:
+    def update_edges_from_answers(self, answered_questions: Sequence[PlayedQuestion]) -> TrainingStep:
         """Update the edge logits from a batch of answered questions. Prunes edges in the iterations that the
         method chooses.
         """

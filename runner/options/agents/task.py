@@ -34,7 +34,7 @@ from runner.sandbox.render import describe_sandbox_protections
 from runner.sandbox.sandbox import Sandbox, SandboxLimits
 from runner.scorers import score_included_samples
 from runner.tasks.base import TaskContext, Uses
-from runner.tasks.collecting import describe_failed_requests_or_raise, report_saved_on_interrupt
+from runner.tasks.collecting import describe_failures_unless_all_failed, report_saved_on_interrupt
 from runner.tasks.named_adapters import build_adapter_memory_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_text_atomically
 from runner_base.notes import Note, note
@@ -133,7 +133,7 @@ class _AgentsJob:
             result.metrics["samples_per_question"] = self.tally.count_calls(self.team.role_titles[0]) / len(
                 samples
             )
-        result.problems = describe_failed_requests_or_raise("agents", samples)
+        result.problems = describe_failures_unless_all_failed("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
         if task.is_trained:
@@ -248,7 +248,7 @@ class _AgentsJob:
             results = [
                 discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)
             ]
-            step = learner.train_iteration(
+            step = learner.update_edges_from_answers(
                 [(discussion.rounds, result) for discussion, result in zip(discussions, results, strict=True)]
             )
             solved += results

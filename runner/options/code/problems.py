@@ -81,8 +81,8 @@ def parse_problem(row: dict[str, Any]) -> CodeProblem:
 
 
 def _parse_humaneval(row: dict[str, Any]) -> CodeProblem:
-    prompt, entry_point = _get_text(row, "prompt"), _get_text(row, "entry_point")
-    solution, test = _get_text(row, "canonical_solution"), _get_text(row, "test")
+    prompt, entry_point = _get_required_text(row, "prompt"), _get_required_text(row, "entry_point")
+    solution, test = _get_required_text(row, "canonical_solution"), _get_required_text(row, "test")
     preamble = split_prompt(prompt, entry_point)[0]
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point is {entry_point[:40]!r}, which is not a name")
@@ -94,12 +94,12 @@ def _parse_humaneval(row: dict[str, Any]) -> CodeProblem:
 
 
 def _parse_mbpp(row: dict[str, Any]) -> CodeProblem:
-    prompt = _get_text(row, "text" if row.get("text") else "prompt")
-    solution, shown = _get_text(row, "code"), _get_texts(row, "test_list")
+    prompt = _get_required_text(row, "text" if row.get("text") else "prompt")
+    solution, shown = _get_required_text(row, "code"), _get_texts(row, "test_list")
     setup = [*_get_texts(row, "test_imports", may_be_missing=True)]
     if row.get("test_setup_code"):
-        setup.append(_get_text(row, "test_setup_code"))
-    judged = [_get_text(row, "test")] if row.get("test") else shown  # MBPP+ has a longer test
+        setup.append(_get_required_text(row, "test_setup_code"))
+    judged = [_get_required_text(row, "test")] if row.get("test") else shown  # MBPP+ has a longer test
     if not shown:
         raise ValueError("test_list is empty")
     tests = "\n".join([*setup, *judged]) + "\n"
@@ -116,7 +116,7 @@ def _parse_mbpp(row: dict[str, Any]) -> CodeProblem:
     )
 
 
-def _get_text(row: dict[str, Any], key: str) -> str:
+def _get_required_text(row: dict[str, Any], key: str) -> str:
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{key} is missing or is not a text" if key in row else f"the key {key} is missing")

@@ -31,7 +31,7 @@ from runner.tasks import (
     create_early_stop_policy,
     describe_dataset,
     get_model_kind,
-    make_baseline_notes,
+    make_early_stopping_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
@@ -148,7 +148,7 @@ def preview(inputs: CodeInputs, resolved: ResolvedJob) -> str:
     summary = format_problem_summary(
         len(inputs.problems), task.timeout_s, task.memory_mib, count_parallel_programs()
     )
-    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
+    return "\n".join([summary, *render_notes(make_early_stopping_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: CodeInputs, resolved: ResolvedJob) -> str:

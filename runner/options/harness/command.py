@@ -55,10 +55,10 @@ def entry() -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Run lm-eval with these command-line arguments and return the exit code."""
-    return run_with_exit_code(NAME, lambda: _run_or_print_help(arguments))
+    return run_with_exit_code(NAME, lambda: _run_lm_eval_or_help(arguments))
 
 
-def _run_or_print_help(arguments: list[str]) -> None:
+def _run_lm_eval_or_help(arguments: list[str]) -> None:
     if arguments in ([], ["-h"], ["--help"]):
         print(HELP, end="")
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.options.instructions import checks
 from runner.options.instructions.checks import Relation
-from runner_base import truncated_repr
+from runner_base import format_truncated_repr
 
 Parser = Callable[[Any], Any]  # raises ValueError with what the value must be
 
@@ -136,7 +136,7 @@ class Instruction:
             try:
                 parsed[name] = parse(given[name])
             except ValueError as error:
-                raise ValueError(f"{kind}: {name}={truncated_repr(given[name])} {error}") from None
+                raise ValueError(f"{kind}: {name}={format_truncated_repr(given[name])} {error}") from None
         return cls(kind, parsed)
 
     def is_followed(self, response: str) -> bool:

@@ -28,11 +28,11 @@ def detect_language(text: str) -> str | None:
 
     The result is always the same for a text, because the seed of langdetect's random numbers is fixed.
     """
-    return _detect_cached(text[:MAX_CHARACTERS])
+    return _detect_language_cached(text[:MAX_CHARACTERS])
 
 
 @lru_cache(maxsize=64)  # an answer and its variants, which several instructions check
-def _detect_cached(text: str) -> str | None:
+def _detect_language_cached(text: str) -> str | None:
     import langdetect
 
     langdetect.DetectorFactory.seed = 0

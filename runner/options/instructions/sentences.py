@@ -121,14 +121,14 @@ def _is_common_beginning(word: str) -> bool:
 def count_capital_words(text: str) -> int:
     """Count the words in capital letters. Contractions such as I'M and CANNOT are two words."""
     words = SEPARATOR.split(SPLIT_WORD.sub(_insert_space, text))
-    return sum(_count_capital_parts(word) for word in words if word)
+    return sum(_count_uppercase_word_parts(word) for word in words if word)
 
 
 def _insert_space(contraction: re.Match[str]) -> str:
     return " ".join(part for part in contraction.groups() if part)
 
 
-def _count_capital_parts(word: str) -> int:
+def _count_uppercase_word_parts(word: str) -> int:
     ending = ENDING.search(word)
     if ending is None:
         return int(word.isupper())

@@ -42,7 +42,7 @@ from runner.tasks import (
     create_early_stop_policy,
     describe_dataset,
     get_model_kind,
-    make_baseline_notes,
+    make_early_stopping_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
@@ -193,7 +193,7 @@ def preview(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:
     """Return a summary of the prompts and the baseline for plan=true."""
     kinds = [instruction.kind for prompt in inputs.prompts for instruction in prompt.instructions]
     summary = format_prompt_summary(len(inputs.prompts), len(kinds), len({*kinds}), inputs.num_excluded)
-    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
+    return "\n".join([summary, *render_notes(make_early_stopping_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: InstructionsInputs, resolved: ResolvedJob) -> str:

@@ -179,7 +179,7 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
                 check_no_local_output(config)
                 for job_id, files in request.evidence.items():
                     unpack_job_folder(files, Job(job_id, folder / "jobs" / job_id))
-                job = resolve_and_verify_job_on_node(config, job)
+                job = resolve_job_requiring_same_files(config, job)
             except RunnerError as error:
                 on_host = type(error)(f"{error} (on {host})", code=error.code)
                 return RayJobResult(make_outcome_from_error(on_host), host, job.job_id)
@@ -232,7 +232,7 @@ def check_no_local_output(config: RunnerConfig) -> None:
         )
 
 
-def resolve_and_verify_job_on_node(config: RunnerConfig, expected_job: Job) -> Job:
+def resolve_job_requiring_same_files(config: RunnerConfig, expected_job: Job) -> Job:
     """Resolve the job on this node. Raises ConfigError if model or data files differ from those of the
     grid.
     """

@@ -114,7 +114,7 @@ class OptunaSearch(LaunchingSweeper):
         try:
             self.locks = output_dir / ".searches"
             with hold_trial_owner_lock(self.locks) as owner:
-                self.run_trials(owner)
+                self.run_unfinished_and_new_trials(owner)
         finally:
             with report_step("describing the search"):
                 self.show_results()
@@ -180,7 +180,7 @@ class OptunaSearch(LaunchingSweeper):
             )
         return study
 
-    def run_trials(self, trial_owner: dict[str, str]) -> None:
+    def run_unfinished_and_new_trials(self, trial_owner: dict[str, str]) -> None:
         """Run the trials that an earlier run left unfinished, then new trials up to the requested number."""
         from optuna.trial import TrialState
 
@@ -353,7 +353,7 @@ class OptunaSearch(LaunchingSweeper):
         if complete and not self.trials.plan:  # another launcher, which keeps no outcomes
             self.restore_finished_trials(complete)
         if self.trials.plan:
-            self.trials.print_results()
+            self.trials.print_trial_results()
         elif complete:
             score, params = self.study.best_value, self.study.best_params
             summary = note("best_trial", trials=len(complete), score=score, params=params)

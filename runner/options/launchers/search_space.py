@@ -140,7 +140,7 @@ class SearchSettings:
     def num_trials(self, distributions: Mapping[str, BaseDistribution]) -> int:
         """Return the number of trials. A grid search stops after trying every combination of values."""
         most = (
-            math.prod(len(_list_values(key, override)) for key, override in distributions.items())
+            math.prod(len(_list_grid_search_values(key, override)) for key, override in distributions.items())
             if self.sampler == "grid"
             else self.n_trials
         )
@@ -165,7 +165,7 @@ class SearchSettings:
                 return samplers.RandomSampler(seed=seed)
             case "grid":
                 return samplers.GridSampler(
-                    {key: _list_values(key, override) for key, override in distributions.items()},
+                    {key: _list_grid_search_values(key, override) for key, override in distributions.items()},
                     seed=self.seed or 0,
                 )
             case "cmaes":
@@ -178,7 +178,7 @@ class SearchSettings:
                 return samplers.TPESampler(seed=seed, constant_liar=True)
 
 
-def _list_values(key: str, distribution: BaseDistribution) -> list[Any]:
+def _list_grid_search_values(key: str, distribution: BaseDistribution) -> list[Any]:
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):

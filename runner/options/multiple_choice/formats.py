@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.options.multiple_choice.keys import ChoiceMetric
 from runner.scorers import LETTERS
-from runner_base import ConfigError, DataError, read_text, truncated_repr, unknown_choice_message
+from runner_base import ConfigError, DataError, format_truncated_repr, read_text, unknown_choice_message
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -127,7 +127,7 @@ def parse_record(values: Mapping[str, Any], form: ChoiceFormat) -> ChoiceRecord:
     choices = form.evaluate("choices", values)
     is_list = isinstance(choices, Sequence) and not isinstance(choices, str)
     if not is_list or not all(isinstance(choice, str) and choice.strip() for choice in choices):
-        raise ValueError(f"choices must be a list of texts, found {truncated_repr(choices)}")
+        raise ValueError(f"choices must be a list of texts, found {format_truncated_repr(choices)}")
     if not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"a question needs 2 to {len(LETTERS)} choices, found {len(choices)}")
     texts = tuple(choices)
@@ -157,7 +157,9 @@ def parse_record(values: Mapping[str, Any], form: ChoiceFormat) -> ChoiceRecord:
 def _parse_labels(labels: Any, num_choices: int) -> tuple[int, ...]:
     is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
     if not is_list or len(labels) != num_choices or not all(label in (0, 1) for label in labels):
-        raise ValueError(f"labels must be {num_choices} numbers 0 or 1, found {truncated_repr(labels)}")
+        raise ValueError(
+            f"labels must be {num_choices} numbers 0 or 1, found {format_truncated_repr(labels)}"
+        )
     right = tuple(index for index, label in enumerate(labels) if label == 1)
     if not right:
         raise ValueError("labels mark no choice as right")
@@ -184,8 +186,8 @@ def _find_gold_index(value: Any, choices: tuple[str, ...]) -> int:
             index = int(value)
     if not isinstance(index, int) or not 0 <= index < len(choices):
         raise ValueError(
-            f"the gold answer {truncated_repr(value)} is none of the {len(choices)} choices. Give an index from 0 "
-            f"to {len(choices) - 1}, a letter from A to {LETTERS[len(choices) - 1]}, or the text of a choice"
+            f"the gold answer {format_truncated_repr(value)} is none of the {len(choices)} choices. Give an index from "
+            f"0 to {len(choices) - 1}, a letter from A to {LETTERS[len(choices) - 1]}, or the text of a choice"
         )
     return index
 

@@ -20,7 +20,7 @@ from runner.options.multiple_choice.questions import (
 from runner.options.multiple_choice.render.titles import (
     BY_SUBJECT,
     format_question_summary,
-    format_scored_texts,
+    format_scored_continuations,
 )
 from runner.options.multiple_choice.scores import (
     build_subject_rows,
@@ -45,7 +45,7 @@ from runner.tasks import (
     create_early_stop_policy,
     describe_dataset,
     get_model_kind,
-    make_baseline_notes,
+    make_early_stopping_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
@@ -175,7 +175,7 @@ def preview(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
     chance = fmean(question.chance for question in questions)
     by = "letter" if inputs.task.uses_chat_template else inputs.metric.value
     summary = format_question_summary(len(questions), len(subjects), chance, by)
-    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
+    return "\n".join([summary, *render_notes(make_early_stopping_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: MultipleChoiceInputs, resolved: ResolvedJob) -> str:
@@ -184,4 +184,4 @@ def render_shown_prompts(inputs: MultipleChoiceInputs, resolved: ResolvedJob) ->
     prompts = render_prompts(resolved, build_requests(inputs.task, first))
     if inputs.task.uses_chat_template:
         return prompts
-    return "\n".join([prompts, *map(format_scored_texts, first.values())])
+    return "\n".join([prompts, *map(format_scored_continuations, first.values())])

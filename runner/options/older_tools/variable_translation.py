@@ -75,7 +75,7 @@ def translate_variables_to_overrides(
     translation = Translation(user_overrides)
     if not values:
         return translation
-    _check_variable_values(values)
+    _check_environment_variable_values(values)
     _translate_model_variables(values, translation, look_up_model_choice)
     choice = next(
         (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
@@ -114,7 +114,7 @@ def translate_variables_to_overrides(
     return translation
 
 
-def _check_variable_values(values: Mapping[str, str]) -> None:
+def _check_environment_variable_values(values: Mapping[str, str]) -> None:
     for name in FLAGS:
         if values.get(name, "0") not in ("0", "1"):
             raise ConfigError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Numbers = np.ndarray[Any, Any]
 
 
-def is_json_split(folder: Path) -> bool:
+def is_json_split_checkpoint(folder: Path) -> bool:
     """Return whether a folder contains a split checkpoint in the old JSON format."""
     if not folder.is_dir() or any((folder / name).exists() for name in (MANIFEST, UNFINISHED)):
         return False

@@ -60,7 +60,7 @@ class PartsKind(ModelKind):
         """
         config = resolved.config
         model, manifest = as_parts_config(config.model), load_manifest(config)
-        manifest.require_runnable_parts("model.name")
+        manifest.require_parts_runnable_as_stages("model.name")
         for part in make_first_process_rank(config, manifest).list_local_parts(manifest):
             require_intact_part(manifest, part, "quick")
         device = machine.resolve_device_class(model.device)

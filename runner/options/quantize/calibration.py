@@ -47,7 +47,7 @@ class Calibration:
 
 
 def read_calibration_texts(source_name: str) -> Calibration:
-    texts = tuple(text for text in _read_texts(source_name, KEY, "train") if text.strip())
+    texts = tuple(text for text in _iter_calibration_texts(source_name, KEY, "train") if text.strip())
     if not texts:
         raise DataError("the file contains no text", key=KEY, value=source_name, code="empty")
     return Calibration(source_name, texts)
@@ -100,12 +100,12 @@ def require_no_evaluation_overlap(calibration: Calibration, evaluation_names: Se
 
 def _iterate_evaluation_texts(name: str) -> Iterator[str]:
     found = data_sets.find_data_set(name)
-    yield from _read_texts(
+    yield from _iter_calibration_texts(
         name if found is None else str(found.keys["data"]), "task.check_overlap_with", "test"
     )
 
 
-def _read_texts(name: str, key: str, split: str) -> Iterator[str]:
+def _iter_calibration_texts(name: str, key: str, split: str) -> Iterator[str]:
     """Yield calibration texts from files, or generated word problems if the name is `embedded`."""
     if name == EMBEDDED:
         source = QuestionSource(EMBEDDED, split, key, RowKeys())

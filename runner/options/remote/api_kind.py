@@ -17,7 +17,7 @@ from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, ApiExtensions
 from runner.options.remote.server_pool import ServerPool
-from runner.options.remote.unchanged_server import check_recorded_server
+from runner.options.remote.unchanged_server import require_unchanged_server_if_reachable
 from runner.tasks.base import import_task_module
 from runner_base import JobFailed, replace_text_file_atomically
 from runner_base.texts import read_json_cache
@@ -203,7 +203,7 @@ class Api(ModelKind):
         """Raise ConfigError if the server has another model than when the job ran."""
         config = resolved.config
         assert isinstance(config.model, ApiConfig)
-        check_recorded_server(config.model, config.task.uses_chat_template, job_id, facts)
+        require_unchanged_server_if_reachable(config.model, config.task.uses_chat_template, job_id, facts)
 
 
 KIND = Api()

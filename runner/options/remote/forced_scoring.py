@@ -30,11 +30,11 @@ class ForcedScorer(Scorer):
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
         text = str(parameters["prompt"])
         body = {"content": text, "add_special": True, "parse_special": True}
-        answer = await self._post("tokenize", body)
+        answer = await self._post_outside_openai_api("tokenize", body)
         return TokenizedPrompt(self._parse_token_ids(answer), text)
 
     async def _tokenize_chat(self, messages: list[dict[str, Any]]) -> TokenizedPrompt:
-        answer = await self._post("apply-template", {"messages": messages})
+        answer = await self._post_outside_openai_api("apply-template", {"messages": messages})
         text = answer.get("prompt") if isinstance(answer, dict) else None
         if not isinstance(text, str):
             raise RequestFault(
@@ -45,20 +45,22 @@ class ForcedScorer(Scorer):
     async def _score_tokens(self, prefix: list[int], continuation: list[int]) -> ScoredContinuation:
         logprobs, greedy = [], []
         for at, token in enumerate(continuation):  # an earlier text's keys would change the last bits
-            own, best = await self._score_given_and_likeliest_token(
+            own, best = await self._get_given_and_likeliest_logprobs(
                 prefix + continuation[:at], token, use_cache=at > 0
             )
             logprobs.append(own)
             greedy.append(own >= best)
         return ScoredContinuation(len(prefix), continuation, logprobs, greedy)
 
-    async def _score_given_and_likeliest_token(
+    async def _get_given_and_likeliest_logprobs(
         self, prefix: list[int], token: int, use_cache: bool
     ) -> tuple[float, float]:
         """Return the log-probabilities of the given token and of the likeliest token after a prefix."""
         url = self.model.base_url
         told = parse_forced_token(
-            url, await self._post("completion", build_forced_request(prefix, token, use_cache)), token
+            url,
+            await self._post_outside_openai_api("completion", build_forced_request(prefix, token, use_cache)),
+            token,
         )
         return parse_logprob(url, told.logprob), parse_logprob(url, told.best)
 

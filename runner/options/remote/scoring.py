@@ -182,7 +182,7 @@ class Scorer:
         """
         try:
             body = {"model": self.model.name, "tokens": ids}
-            answer = await self._post("detokenize", body)
+            answer = await self._post_outside_openai_api("detokenize", body)
         except openai.APIStatusError as error:
             if error.status_code in UNSUPPORTED:
                 return None
@@ -194,16 +194,16 @@ class Scorer:
         sent = {"model": self.model.name, **body}
         if path.startswith("/"):
             return await self.client.post(path, body=sent, cast_to=object)
-        return await self._post(path, sent)
+        return await self._post_outside_openai_api(path, sent)
 
-    async def _post(self, path_suffix: str, body: dict[str, Any]) -> Any:
+    async def _post_outside_openai_api(self, path_suffix: str, body: dict[str, Any]) -> Any:
         """Send a POST request to a path outside OpenAI's API, and return the response."""
         path = f"{self.model.base_url.removesuffix('/v1')}/{path_suffix}"
         return await self.client.post(path, body=body, cast_to=object)
 
     async def _tokenize(self, **parameters: Any) -> TokenizedPrompt:
         body = {"model": self.model.name, **parameters}
-        answer = await self._post("tokenize", body)
+        answer = await self._post_outside_openai_api("tokenize", body)
         ids = self._parse_token_ids(answer)
         text = answer.get("prompt", parameters.get("prompt"))
         return TokenizedPrompt(ids, text if isinstance(text, str) else None)

@@ -19,7 +19,9 @@ from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
 
 
-def check_recorded_server(model: ApiConfig, is_chat: bool, job_id: str, facts: Mapping[str, str]) -> None:
+def require_unchanged_server_if_reachable(
+    model: ApiConfig, is_chat: bool, job_id: str, facts: Mapping[str, str]
+) -> None:
     """Raise ConfigError if the server of a finished job has another model now. An unreachable server is
     not checked.
     """

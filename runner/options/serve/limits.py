@@ -72,8 +72,10 @@ class ServerLimits:
         if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
             prompts = prompt
         choices = n if isinstance(n, int) else 1
-        self.check_completions(choices)  # by itself: the product may have more digits than Python writes
-        self.check_completions(len(prompts) * choices)
+        self.require_completions_within_limit(
+            choices
+        )  # by itself: the product may have more digits than Python writes
+        self.require_completions_within_limit(len(prompts) * choices)
         for part in prompts:
             if isinstance(part, list):
                 self.check_prompt(len(part))
@@ -128,7 +130,7 @@ class ServerLimits:
 
     # ---------------------------------------------------------------------------------- completions
 
-    def check_completions(self, num_completions: int) -> None:
+    def require_completions_within_limit(self, num_completions: int) -> None:
         """Raise Refusal if a request needs more completions than the server can run at a time."""
         most = self.task.max_open
         if num_completions > most:
@@ -140,7 +142,7 @@ class ServerLimits:
         self, num_completions: int, client_id: str, open_requests: Sequence[OpenRequest], retry_after_s: int
     ) -> None:
         """Raise Refusal if the server is full and the client has used its share of completion slots."""
-        self.check_completions(num_completions)
+        self.require_completions_within_limit(num_completions)
         most = self.task.max_open
         if not has_free_slots(most, open_requests, client_id, num_completions):
             now = sum(request.places for request in open_requests)

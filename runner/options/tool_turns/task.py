@@ -33,7 +33,7 @@ from runner.tasks import (
     create_early_stop_policy,
     describe_dataset,
     get_model_kind,
-    make_baseline_notes,
+    make_early_stopping_baseline_notes,
     render_prompts,
     score_included_samples,
     typed_task_config,
@@ -168,7 +168,7 @@ def preview(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:
     levels = {scenario.level for scenario in scenarios}
     environments = {scenario.environment_name for scenario in scenarios}
     summary = format_scenario_summary(len(scenarios), len(levels), len(environments), inputs.task.max_turns)
-    return "\n".join([summary, *render_notes(make_baseline_notes(resolved.config, inputs))])
+    return "\n".join([summary, *render_notes(make_early_stopping_baseline_notes(resolved.config, inputs))])
 
 
 def render_shown_prompts(inputs: ToolTurnsInputs, resolved: ResolvedJob) -> str:

@@ -17,7 +17,7 @@ from runner.tasks.collecting.collected_answers import build_collected_answers as
 
 # says which questions have no answer
 from runner.tasks.collecting.collected_answers import (
-    describe_failed_requests_or_raise as describe_failed_requests_or_raise,
+    describe_failures_unless_all_failed as describe_failures_unless_all_failed,
 )
 
 # answers besides those to the questions

@@ -103,7 +103,7 @@ def build_collected_answers(
         measurements.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
             done.note_values.append(note("server_changed_model", "warning", models=models))
-    done.problems = describe_failed_requests_or_raise(error_key, samples)
+    done.problems = describe_failures_unless_all_failed(error_key, samples)
     return done
 
 
@@ -112,7 +112,7 @@ def count_tokens_of_longest_text(sample: Sample) -> int:
     return sample.prompt_tokens + max((answer.num_tokens for answer in sample.answers), default=0)
 
 
-def describe_failed_requests_or_raise(error_key: str, samples: list[Sample]) -> list[str]:
+def describe_failures_unless_all_failed(error_key: str, samples: list[Sample]) -> list[str]:
     """Return a message about each kind of failed request. Raises JobFailed if all requests failed."""
     failed = [sample for sample in samples if sample.failed]
     permanent = [sample for sample in failed if sample.permanent]

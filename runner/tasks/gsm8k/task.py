@@ -46,7 +46,7 @@ from runner.tasks import (
     describe_dataset,
     hash_questions,
     load_questions,
-    make_baseline_notes,
+    make_early_stopping_baseline_notes,
     render_prompts,
     typed_task_config,
 )
@@ -197,7 +197,7 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
         result.metrics |= finishing.metrics
         notes.append(finishing.make_token_limit_advice_note(limit, metrics.get("decode_tok_per_s")))
     notes += build_reliability_warnings(metrics, facts)
-    notes += early_stop.make_stop_notes() if early_stop is not None else []
+    notes += early_stop.make_stopped_early_notes() if early_stop is not None else []
     notes += build_uncompared_answer_notes(counted)
     notes += context_length.build_rope_notes_for_samples(context.resolved, done.samples)
     for outcome in run_reliability_checks(inputs, requests, done.samples, context, again):
@@ -258,7 +258,7 @@ def preview(inputs: Gsm8kInputs, resolved: ResolvedJob) -> str:
     notes += context_length.build_rope_notes_for_requests(
         resolved, build_question_requests(inputs, index_questions_by_number(inputs.items))
     )
-    notes += make_baseline_notes(resolved.config, inputs)
+    notes += make_early_stopping_baseline_notes(resolved.config, inputs)
     return "\n".join(render_notes(notes))
 
 

@@ -50,7 +50,7 @@ def choose_reference_comparison_method(
     kept = _build_top_k_comparison_method(config, version, hashes, categories)
     if task.exact is False:
         return kept
-    why, second = _find_reference_config_or_obstacle(config)
+    why, second = _find_reference_config_or_problem(config)
     if second is None:
         assert why is not None
         return _add_inexact_comparison_note(kept, why, can_be_exact=False)
@@ -137,7 +137,7 @@ def _has_partial_results(config: RunnerConfig, version: int, method: ComparisonM
     return build_job(config, version, method.hashes).samples_path.exists()
 
 
-def _find_reference_config_or_obstacle(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
+def _find_reference_config_or_problem(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
     """Return a pair: the reason why a reference model cannot be loaded (or None), and its config (or
     None).
     """
@@ -156,7 +156,10 @@ def _find_reference_config_or_obstacle(config: RunnerConfig) -> tuple[Note | Non
 
 
 def _check_memory_for_two_models(config: RunnerConfig, reference_config: RunnerConfig) -> Note | None:
-    both, alone = resolve_job(config).add_second_model(reference_config), resolve_job(reference_config)
+    both, alone = (
+        resolve_job(config).copy_job_with_second_model(reference_config),
+        resolve_job(reference_config),
+    )
     devices = [resolved.model.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
         free_mib = get_free_mib_by_device(

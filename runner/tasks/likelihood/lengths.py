@@ -96,7 +96,7 @@ def _load_tokenizer_file(tokenizer_class: Any, path: Path) -> Any:
         return None
 
 
-def check_answers_before_load(task: LikelihoodConfig, longest: int, resolved: ResolvedJob) -> None:
+def require_answers_fit_context(task: LikelihoodConfig, longest: int, resolved: ResolvedJob) -> None:
     """Raise ConfigError if an answer with its prompt exceeds the model's context length."""
     room = get_model_kind(resolved.config.model).positions(resolved).room
     if longest - 1 > room:

@@ -29,7 +29,7 @@ def sum_logprobs_by_position_range(
     return sums
 
 
-def sum_by_generated_position(
+def sum_scores_by_generated_position(
     logprobs: Sequence[float], divergences: Sequence[float] = (), agreed: Sequence[bool] = ()
 ) -> list[list[float]]:
     """Sum the numbers of an answer's tokens over bins of generated positions.

@@ -49,7 +49,7 @@ class ReferenceJob:
     @classmethod
     def load(cls, job: Job, reference_name: str) -> ReferenceJob:
         """Wait for the reference job, then read its samples and stored tokens."""
-        if named_job.wait_for_record(job) is None:
+        if named_job.wait_for_job_record(job) is None:
             if reference_name == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"References are {join_first_names(usable, 6)}" if usable else "There is none yet"

@@ -16,8 +16,8 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_window_fits
 from runner.tasks.likelihood.position_sums import (
     LEAST,
-    sum_by_generated_position,
     sum_logprobs_by_position_range,
+    sum_scores_by_generated_position,
 )
 from runner_base import Likelihood, Sample
 from runner_base.notes import Note, note
@@ -112,7 +112,7 @@ class LikelihoodJudge(NoJudge):
                 scored, by_position=sum_logprobs_by_position_range(before, logprobs, divergences)
             )
         if piece.is_answer:
-            by_position = sum_by_generated_position(completion.logprobs or [], divergences, agreed)
+            by_position = sum_scores_by_generated_position(completion.logprobs or [], divergences, agreed)
             scored = replace(scored, by_answer_position=by_position)
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []

@@ -44,7 +44,7 @@ from runner.tasks.likelihood.continuations import (
     split_document_into_windows,
 )
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_answers_before_load, check_windows_before_load
+from runner.tasks.likelihood.lengths import check_windows_before_load, require_answers_fit_context
 from runner.tasks.likelihood.paired_engine import PairedEngine, estimate_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
@@ -130,7 +130,7 @@ def prepare(config: RunnerConfig) -> LikelihoodInputs:
 def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]:
     """Raise ConfigError for windows longer than the checkpoint's context length."""
     longest_answer = max(answers.list_token_counts(inputs.given) or [0])
-    check_answers_before_load(inputs.task, longest_answer, resolved)
+    require_answers_fit_context(inputs.task, longest_answer, resolved)
     return check_windows_before_load(inputs.task, list_windowed_documents(inputs), resolved)
 
 

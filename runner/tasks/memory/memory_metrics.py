@@ -78,7 +78,7 @@ class MemoryRepeat:
         kind = "anon" if "peak_anon_mib" in stage_metrics else "rss"
         return stage_metrics[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
-    def split_peak_memory_into_parts(self, stage: str, point_index: int | None = None) -> Figures:
+    def break_down_peak_memory_mib(self, stage: str, point_index: int | None = None) -> Figures:
         """Split a stage's peak memory into weights, KV cache, activations and the rest, in MiB."""
         figures = self.start[stage] if point_index is None else self.stages[point_index, stage]
         peak_mib = self.compute_peak_above_import_mib(figures)
@@ -133,8 +133,7 @@ class MemoryRepeat:
                 metrics[f"{stage}_{key}"] = figures[key]
         highest = max(IN_POINTS, key=lambda stage: self.compute_peak_above_import_mib(stages[stage]))
         metrics |= {
-            f"{part}_held_mib": value
-            for part, value in self.split_peak_memory_into_parts(highest, at).items()
+            f"{part}_held_mib": value for part, value in self.break_down_peak_memory_mib(highest, at).items()
         }
         if at in self.kv:
             metrics["kv_mib"] = self.kv[at][0]
@@ -283,7 +282,7 @@ def _build_stage_row(
     row["seconds"] = round(median(figure["seconds"] for figure in figures), 2)
     for part in PARTS:
         row[f"{part}_mib"] = round(
-            median(run.split_peak_memory_into_parts(stage, point_number)[part] for run in repeats), 1
+            median(run.break_down_peak_memory_mib(stage, point_number)[part] for run in repeats), 1
         )
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
     by_stage = {}

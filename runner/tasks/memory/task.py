@@ -167,7 +167,7 @@ class RepeatRunner:
         """
         left = self._remaining_points()
         while left:
-            death = self._run_probe_process(left)
+            death = self._measure_memory_in_fresh_process(left)
             if death is None:
                 return self.measured
             at, why = death
@@ -186,7 +186,9 @@ class RepeatRunner:
             if not self.measured.is_measured(number)
         ]
 
-    def _run_probe_process(self, remaining_points: list[tuple[int, Workload]]) -> tuple[int, str] | None:
+    def _measure_memory_in_fresh_process(
+        self, remaining_points: list[tuple[int, Workload]]
+    ) -> tuple[int, str] | None:
         """Measure the remaining combinations in a fresh process. If it crashes, return the
         combination's index and the reason.
         """

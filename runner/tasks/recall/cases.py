@@ -85,7 +85,7 @@ class CaseSettings:
 def insert_needles_into_filler(filler: Filler, num_units: int, needles: Sequence[tuple[float, str]]) -> str:
     """Return a text of `num_units` filler units with needles at depths from 0 (beginning) to 1 (end)."""
     ends = sorted(
-        (filler.count_units_before_depth(num_units, depth), order, needle)
+        (filler.count_filler_units_before_depth(num_units, depth), order, needle)
         for order, (depth, needle) in enumerate(needles)
     )
     parts, at = [], 0

@@ -54,7 +54,7 @@ class Filler:
         rounds, rest = divmod(tokens, max(1, self._cumulative_tokens[-1]))
         return rounds * len(self.units) + bisect_left(self._cumulative_tokens, rest)
 
-    def count_units_before_depth(self, num_units: int, depth: float) -> int:
+    def count_filler_units_before_depth(self, num_units: int, depth: float) -> int:
         """Return the number of filler units before `depth`, from 0 (beginning of the text) to 1 (end).
         Depths are measured in tokens.
         """
@@ -91,7 +91,7 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
             for unit in _split_text_into_filler_units(f"{text.strip()}\n\n")
         ]
     if filler_name == CHRONICLE:
-        return _split_text_into_filler_units(_generate_chronicles(max_tokens * CHARACTERS_A_TOKEN))
+        return _split_text_into_filler_units(_generate_synthetic_prose(max_tokens * CHARACTERS_A_TOKEN))
     path = Path(filler_name).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -140,7 +140,7 @@ def _read_installed_texts(category: str | None) -> list[str]:
     return [row["text"] for row in rows if category in (None, row["category"])]
 
 
-def _generate_chronicles(num_characters: int) -> str:
+def _generate_synthetic_prose(num_characters: int) -> str:
     """Return `num_characters` characters of synthetic chronicles, or all chronicles if they have fewer."""
     texts: list[str] = []
     for index in range(DOCUMENTS):

@@ -103,7 +103,7 @@ class Judge:
 
 def extract_and_judge_values(answer: Answer, rendered_case: RenderedCase) -> tuple[str | None, Verdict]:
     if rendered_case.form is ValueForm.total:
-        return _judge_number(answer, rendered_case.gold[0])
+        return _judge_numeric_answer(answer, rendered_case.gold[0])
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop or answer.is_stuck_in_loop
     if answer.finish_reason is FinishReason.error or parts.is_open:
@@ -134,7 +134,7 @@ def find_distinct_answer_values(text: str, rendered_case: RenderedCase) -> list[
     return [*dict.fromkeys(value.lower() for value in found)]
 
 
-def _judge_number(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
+def _judge_numeric_answer(answer: Answer, gold: str) -> tuple[str | None, Verdict]:
     """Judge a numeric answer with the strict extractor, or with the flexible one if strict finds nothing."""
     judgement = judge_answer(answer, gold)
     way = Extractor.strict if judgement.found[Extractor.strict] is not None else Extractor.flexible

@@ -138,7 +138,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         "cells": len(cells),
         "cells_not_measured": len(cells) - len(measured),
         "noisy_cells": sum(cell.is_noisy for cell in cells),
-        **tables.compute_cell_metrics(measured, limits),
+        **tables.aggregate_sweep_cell_metrics(measured, limits),
         **tables.request_rate_metrics(loads),
         **gains.compute_speculation_gain_metrics(measured),
     }
@@ -161,7 +161,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
         result.tables[WITHOUT_GUESSES] = against_none
     result.tables |= engine.stats.build_tables(report.parts)
     if loads:
-        result.tables[BY_CLOCK] = render_note_cells(tables.build_request_rate_rows(loads, found_knee))
+        result.tables[BY_CLOCK] = render_note_cells(tables.build_request_rate_table_rows(loads, found_knee))
     result.series = tables.create_mlflow_series(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.describe_hardware()}
     result.facts["noise"] = format_note(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runner.tasks.tools.cases import Case
-from runner.tasks.tools.matching import has_expected_calls
+from runner.tasks.tools.matching import has_expected_tool_calls
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.notes import Note, note
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
@@ -115,7 +115,7 @@ def _classify_tool_calls(calls: tuple[tool_calls.ToolCall, ...], case: Case) -> 
         return ToolOutcome.called_without_need if calls else ToolOutcome.nothing_called
     if not calls:
         return ToolOutcome.not_called
-    if has_expected_calls(calls, case.wanted, case.functions):
+    if has_expected_tool_calls(calls, case.wanted, case.functions):
         return ToolOutcome.right
     called, wanted = Counter(call.name for call in calls), Counter(name for name, _ in case.wanted)
     if called == wanted:

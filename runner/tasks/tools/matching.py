@@ -37,7 +37,7 @@ FLOATS = ("float", "number")
 IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
-def has_expected_calls(
+def has_expected_tool_calls(
     calls: Sequence[tool_calls.ToolCall], expected: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
 ) -> bool:
     if len(calls) != len(expected):

@@ -69,7 +69,7 @@ def build_case_prompt(
     call_format: tool_calls.ToolCallFormat,
 ) -> Prompt:
     """Build a prompt: distractor functions, then the question's functions, then the messages."""
-    schemas = [*extra_functions, *build_offered_function_schemas(case)]
+    schemas = [*extra_functions, *build_function_schemas_for_prompt(case)]
     turns = [Message(role, text) for role, text in case.turns]
     if task.tool_placement is OfferMethod.template:
         system = [Message("system", task.system)] if task.system else []
@@ -80,7 +80,7 @@ def build_case_prompt(
     )
 
 
-def build_offered_function_schemas(case: Case) -> list[Mapping[str, Any]]:
+def build_function_schemas_for_prompt(case: Case) -> list[Mapping[str, Any]]:
     """Return the question's functions as JSON Schema objects for the prompt."""
     if not case.is_of_bfcl:
         return [*case.functions]

@@ -128,9 +128,9 @@ def pair_questions_across_tools(
         }
         outcomes = answers if run is base else reader.load_answers(run)
         matched[run.run_id] = MatchedRun(run, reader, own, len(outcomes), outcomes)
-    return [_restrict_to_shared_questions(run, matched[run.run_id]) for run in chosen], SharedQuestionsReader(
-        matched
-    )
+    return [
+        _restrict_run_to_shared_questions(run, matched[run.run_id]) for run in chosen
+    ], SharedQuestionsReader(matched)
 
 
 def _find_baseline(runs: Sequence[Run], paths: Sequence[str]) -> Run:
@@ -172,7 +172,7 @@ def _raise_no_shared_questions(baseline: Run, runs: Sequence[Run], reader: Reade
     raise error(f"no prompt of the other evaluations contains a question of {baseline.job_id}")
 
 
-def _restrict_to_shared_questions(run: Run, matched: MatchedRun) -> Run:
+def _restrict_run_to_shared_questions(run: Run, matched: MatchedRun) -> Run:
     outcomes = list(matched.load_answers().values())
     figures = compute_accuracy_metrics(
         [outcome.accuracy for outcome in outcomes],

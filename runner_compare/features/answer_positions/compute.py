@@ -35,7 +35,7 @@ class TableGrowth:
     by_run: dict[str, Growth] = field(default_factory=dict)
 
 
-def compute_kl_growth(table: Table, reader: Reader) -> None:
+def compute_kl_growth_by_position(table: Table, reader: Reader) -> None:
     tests = {
         (row.run.run_id, first): test
         for row in table.rows

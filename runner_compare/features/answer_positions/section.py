@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.features.answer_positions.compute import TableGrowth, compute_kl_growth
+from runner_compare.features.answer_positions.compute import TableGrowth, compute_kl_growth_by_position
 from runner_compare.features.answer_positions.render import (
     AXIS,
     LEGEND,
@@ -25,7 +25,7 @@ class AnswerPositions(Section):
     """Report section about the divergence of recorded answers by generated position."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compute_kl_growth(table, reader)
+        compute_kl_growth_by_position(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return build_answer_position_tables(table)

@@ -11,7 +11,7 @@ from runner_compare.features.answer_positions.render import TITLE as GENERATED_T
 from runner_compare.features.answer_positions.render import build_generated_position_rows
 from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
-from runner_compare.features.positions.render import build_position_table_rows
+from runner_compare.features.positions.render import build_loss_by_position_rows
 from runner_compare.metrics.likelihoods import GAIN, KL, LOSS
 from runner_compare.model.data import ABSENT, Run, Table
 from runner_compare.render.columns import build_row_name_columns_for
@@ -98,7 +98,7 @@ def build_text_likelihood_records(
     tables = {
         GENERATED_TITLE: build_generated_position_rows(by_generated),
         TITLE: build_context_table_rows(by_context),
-        POSITIONS_TITLE: build_position_table_rows(by_position),
+        POSITIONS_TITLE: build_loss_by_position_rows(by_position),
     }
     sentence = format_longer_context_gain_sentence(by_context)
     return TextRecords(

@@ -29,7 +29,7 @@ LEGEND = (
 
 def format_cut_off_finding(decision: Decision) -> str:
     """Return a comparison's finding as text, or `undecided` if cut-off answers could change it."""
-    if decision.is_changed_by_cut_off and decision.finding is Finding.open:
+    if decision.depends_on_cut_off_answers and decision.finding is Finding.open:
         return UNDECIDED
     return str(decision.finding)
 
@@ -40,9 +40,9 @@ def format_cut_off_answers_sentence(decision: Decision) -> str:
     Returns "" if nothing was cut off, or if there is no finding.
     """
     if decision.ends is None:
-        return render_notes(decision.unplanned) if decision.is_changed_by_cut_off else ""
+        return render_notes(decision.unplanned) if decision.depends_on_cut_off_answers else ""
     many, ends = _format_cut_off_counts(decision), _format_range(decision)
-    if not decision.is_changed_by_cut_off:
+    if not decision.depends_on_cut_off_answers:
         if decision.is_undecided:
             return ""
         return f"the finding does not depend on the cut-off answers ({many}): Δ {ends}"
@@ -98,7 +98,7 @@ def build_cut_off_answers_record(decision: Decision) -> dict[str, Any]:
         "without_limit": {
             "cut_off": decision.cut_off[0],
             "baseline_cut_off": decision.cut_off[1],
-            "decides": decision.is_changed_by_cut_off,
+            "decides": decision.depends_on_cut_off_answers,
             "finding_as_counted": was.finding,
             "verdict_as_counted": was.verdict,
             "p_holm_as_counted": was.p_holm,

@@ -12,7 +12,7 @@ from runner_compare.features.degeneration.compute import (
 )
 from runner_compare.features.degeneration.render.pictures import create_loop_pictures
 from runner_compare.features.degeneration.render.sentences import (
-    build_half_loop_column,
+    build_median_loop_start_column,
     degeneration_record,
     format_degeneration_sentences,
 )
@@ -29,7 +29,7 @@ class DegenerationSection(Section):
         find_loop_starts(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
-        column = build_half_loop_column(table)
+        column = build_median_loop_start_column(table)
         return {} if column is None else {ColumnSlot.comparison: [column]}
 
     def sentences(self, table: Table) -> list[str]:

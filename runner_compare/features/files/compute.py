@@ -69,7 +69,7 @@ def _group_jobs_by_file(runs: Sequence[Run], rules: KeyRules) -> JobsByFile:
     for run in runs:
         if (kind := get_file_job_kind(run)) is None:
             continue
-        members = of_files.setdefault(get_file_identity(run), {})
+        members = of_files.setdefault(get_model_file_identity(run), {})
         if kind in members:
             raise _build_duplicate_job_error(run, members[kind], kind, rules)
         members[kind] = run
@@ -113,7 +113,7 @@ def get_file_job_kind(run: Run) -> JobKind | None:
     return JobKind.speed if any(SPEED_AT.match(name) for name in run.metrics) else None
 
 
-def get_file_identity(run: Run) -> FileIdentity:
+def get_model_file_identity(run: Run) -> FileIdentity:
     """Return a key that is equal for all jobs of one model file.
 
     The key consists of the file's SHA-256 and its settings for loading and inference.

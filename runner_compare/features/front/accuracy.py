@@ -63,7 +63,7 @@ class AccuracyComparer:
             run.correct_and_total or (0, 1),
             other_run.correct_and_total or (0, 1),
         )
-        run_answers, other_answers = self._load_verdict_bits(run), self._load_verdict_bits(other_run)
+        run_answers, other_answers = self._load_verdicts_as_bits(run), self._load_verdicts_as_bits(other_run)
         if run_answers is None or other_answers is None or run_answers.questions != other_answers.questions:
             return _unpaired(
                 (correct, n), run.accuracy_bounds, (their_correct, their_n), other_run.accuracy_bounds
@@ -83,7 +83,7 @@ class AccuracyComparer:
         """Whether a run has exactly one verdict per question and no clusters."""
         if run.compared_while_running or run.max_answers_per_question > 1:
             return False
-        self._load_verdict_bits(run)
+        self._load_verdicts_as_bits(run)
         return run.run_id not in self._answers
 
     def _compare_fully(self, first: Run, second: Run) -> RunComparison | None:
@@ -98,7 +98,7 @@ class AccuracyComparer:
         except NotPaired:
             return None
 
-    def _load_verdict_bits(self, run: Run) -> VerdictBits | None:
+    def _load_verdicts_as_bits(self, run: Run) -> VerdictBits | None:
         """Load a run's verdicts as bit sets and cache them."""
         if self.reader is not None and run.run_id not in self._bits:
             try:

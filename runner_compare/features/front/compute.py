@@ -115,7 +115,7 @@ def mark_pareto_front(
         for axis in MEASURED
         if axis in front.axes
     }
-    set_pareto_metric_values(table, rows, values, tolerance)
+    set_pareto_values_and_intervals(table, rows, values, tolerance)
     dominance = Dominance(table, reader, values, tolerance)
     for members in panels:
         _mark_pareto_front_rows(members, dominance)
@@ -138,7 +138,7 @@ def _choose_pareto_metrics(front: FrontData, runs: Sequence[Run], has_tolerance:
     front.level = ALPHA / (3 if ENERGY in front.axes else 2)
 
 
-def set_pareto_metric_values(
+def set_pareto_values_and_intervals(
     table: Table,
     rows: list[TableRow],
     values: Mapping[str, Mapping[str, list[float]]],

@@ -21,7 +21,7 @@ from runner_compare.model.data import ALONE_KEYS, NotPaired, Run
 from runner_compare.model.repeated_runs import collect_repeated_measurements, list_repeated_metric_values
 from runner_compare.reader import Reader
 from runner_compare.statistics.ratios import MIN_TEXTS
-from runner_compare.statistics.stats import exact_interval
+from runner_compare.statistics.stats import compute_clopper_pearson_interval
 from runner_compare.statistics.token_percentiles import min_texts_for_interval
 from runner_compare.ways.repeats import load_compared_repeats
 
@@ -126,7 +126,7 @@ def has_no_sampling_error(name: str) -> bool:
     )
 
 
-def is_event_count(key: str) -> bool:
+def is_event_count_metric(key: str) -> bool:
     """Return whether a metric counts events, such as cut-off answers. Counts do not generalize to
     other questions.
     """
@@ -142,7 +142,7 @@ def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
     if run.accuracy_bounds is None:
         if run.correct_and_total is not None and not run.has_dependent_answers:
             # each end of Wilson's is beyond in up to 3.3 %
-            low, high = exact_interval(*run.correct_and_total)
+            low, high = compute_clopper_pearson_interval(*run.correct_and_total)
         return BoundedMetric(value, low, high)
     return BoundedMetric(
         value, run.accuracy_bounds.low, run.accuracy_bounds.high, between="cut-off answers wrong … right"

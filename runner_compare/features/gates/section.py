@@ -14,7 +14,7 @@ from typing import Any
 
 from runner_base import ConfigError, format_against_limit, unknown_choice_message
 from runner_base.errors import Code
-from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_event_count
+from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_event_count_metric
 from runner_compare.metrics import UNITS
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
@@ -71,7 +71,7 @@ class Gates(Section):
     def sentences(self, table: Table) -> list[str]:
         """Warn about requirements on counts, which do not generalize to other questions."""
         terms = dict.fromkeys(row.requirement for row in table.get_section_data(Requirements).of_rows)
-        counts = [term for term in terms if is_event_count(TERM.sub(r"\1", term))]
+        counts = [term for term in terms if is_event_count_metric(TERM.sub(r"\1", term))]
         if not counts:
             return []
         are = "counts events" if len(counts) == 1 else "count events"
@@ -117,7 +117,7 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Requir
                     f"cannot read {part!r}; {EXAMPLE}", key=OPTION, value=text, code="bad_value"
                 )
             terms.append(
-                _validate_requirement_term(
+                _validate_gate_requirement(
                     _move_unit_to_key(RequirementTerm(part, *match.groups()), runs), runs
                 )
             )
@@ -162,7 +162,7 @@ def _check_requirement_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
     raise _term_error(term, f"{term.key} {wrong}: {written}")
 
 
-def _validate_requirement_term(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
+def _validate_gate_requirement(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
     if term.key == "margin":
         if term.sign != "=":
             raise _term_error(term, f"give margin=POINTS, {EXAMPLE}")
@@ -347,7 +347,7 @@ def _check_metric_requirement(
         return False, f"no {term.key} was recorded, required {term.text}"
     compare, limit, is_at_least = (COMPARISONS[term.sign], float(term.value), term.sign.startswith(">"))
     written = f"{term.key} {format_against_limit(known.value, limit, format_number)}"
-    written += " in this run" if is_event_count(term.key) else ""
+    written += " in this run" if is_event_count_metric(term.key) else ""
     if known.is_exact:
         met = compare(known.value, limit)
         return met, written + (f", required {term.text}" if not met else "")

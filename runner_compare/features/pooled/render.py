@@ -18,7 +18,7 @@ from runner_compare.render.labels import format_assignments
 from runner_compare.render.parts import row_sentence_with_finding
 from runner_compare.render.quantities import REPEATS, find_quantity
 from runner_compare.render.row_records import build_row_effect_records
-from runner_compare.render.short_table import build_label_columns, format_verdict_cell
+from runner_compare.render.short_table import build_row_label_columns, format_verdict_cell
 from runner_compare.statistics import Finding
 from runner_compare.statistics.pooling import PoolingWeights
 
@@ -35,7 +35,7 @@ def build_pooled_part(table: PooledTable) -> ReportPart:
         title,
         [TableGrid(build_pooled_columns(table))],
         said,
-        [TableGrid(build_short_pooled_columns(table))],
+        [TableGrid(build_short_pooled_table_columns(table))],
         [],
         legend=format_pooled_legend(table),
         short_conclusion=conclusion_text(table.rows),
@@ -76,14 +76,14 @@ def build_pooled_columns(table: PooledTable) -> list[Column]:
     ]
 
 
-def build_short_pooled_columns(table: PooledTable) -> list[Column]:
+def build_short_pooled_table_columns(table: PooledTable) -> list[Column]:
     """Return the columns of a pooled table: configuration, difference on each set, pooled
     difference, verdict.
     """
     naming_table = Table("", table.keys, table.rows)
     values = [format_effect(row.effect) if row.effect else ABSENT for row in table.rows]
     return [
-        *build_label_columns(naming_table),
+        *build_row_label_columns(naming_table),
         *_question_set_columns(table),
         Column("pooled [95 %]", values, use=ColumnUse.difference),
         Column("verdict", list(map(format_verdict_cell, table.rows)), False, use=ColumnUse.verdict),

@@ -70,7 +70,7 @@ def draw_loss_curves(
     panes = figure.subplots(len(metrics), 1, squeeze=False, sharex=True)[:, 0]
     for pane, key in zip(panes, metrics, strict=True):
         for number, (row, name) in enumerate(zip(members, names, strict=True)):
-            _draw_row_loss_curve(
+            _draw_loss_curve_of_row(
                 pane,
                 row,
                 number,
@@ -92,7 +92,9 @@ def draw_loss_curves(
     return figure
 
 
-def _draw_row_loss_curve(axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]) -> None:
+def _draw_loss_curve_of_row(
+    axes: Axes, row: TableRow, line_index: int, label: str, keys: Sequence[str]
+) -> None:
     """Plot the values of one table row with error bars.
 
     `keys` are metric keys with a placeholder for the end of the interval.
@@ -112,7 +114,7 @@ def format_bin_range(first_position: int) -> str:
     return f"{first_position:,}" if first_position == 1 else f"{first_position:,}–{2 * first_position - 1:,}"
 
 
-def build_position_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+def build_loss_by_position_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for first in list_bin_positions(metrics):
         cell = f"/{CELL}{first}"

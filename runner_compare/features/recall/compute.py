@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner_base import ConfigError
 from runner_compare.model.compared_parts import (
     compare_question_subsets,
-    decide_subset_comparisons,
+    decide_comparisons_of_all_subsets,
     load_row_answers,
     pair_rows_with_baselines,
 )
@@ -362,7 +362,7 @@ def compare_recall_with_baselines(table: Table, reader: Reader) -> None:
         own, other = (_group_answers_by_text_length(answers[side.run_id]) for side in (run, base))
         shared = {length: (own[length], other[length]) for length in sorted(own.keys() & other.keys())}
         compared[run.run_id] = compare_question_subsets(run, base, shared, reader)
-    kept.compared = decide_subset_comparisons(compared)
+    kept.compared = decide_comparisons_of_all_subsets(compared)
 
 
 def group_recall_tests_by_error_rate(table: Table) -> list[ErrorFamily]:

@@ -22,11 +22,11 @@ def describe_agent_graph(run: Run) -> str:
     kind = get_agent_graph_origin(run)
     method = run.get_value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method else ""
-    edges = ", ".join(filter(None, (_describe_edges(run, kind) for kind in KINDS)))
+    edges = ", ".join(filter(None, (_describe_graph_edge_counts(run, kind) for kind in KINDS)))
     return f"the {kind} {mode} graph{by_method}{f' with {edges} edges' if edges else ''}"
 
 
-def _describe_edges(run: Run, kind: str) -> str:
+def _describe_graph_edge_counts(run: Run, kind: str) -> str:
     before, after = (run.metrics.get(f"{kind}_edges_{when}") for when in ("before", "after"))
     if after is None:
         return ""
@@ -54,9 +54,8 @@ def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) 
         TokenFinding.costs_more: "saves no tokens and costs",
         TokenFinding.open: "no saving is shown:",
     }[saving.finding]
-    named = (
-        f"{_describe_named_graph(name, row.run)} against {_describe_named_graph(base_name, row.baseline.run)}"
-    )
+    own = _describe_run_with_agent_graph(name, row.run)
+    named = f"{own} against {_describe_run_with_agent_graph(base_name, row.baseline.run)}"
     return "; ".join(
         [
             f"tokens of {named}, {on}: {found} {figures}",
@@ -66,7 +65,7 @@ def format_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) 
     )
 
 
-def format_short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
+def format_short_token_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     """Return a one-line sentence on how many tokens a run saves compared with its baseline."""
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     tokens = f"{_format_amount(saving.both, sign)} tokens per question, {100 * sign * saving.share:.1f} %"
@@ -78,7 +77,7 @@ def format_short_saving_sentence(row: TableRow, saving: TokenSaving, keys: list[
     return f"{format_row_versus_baseline(row, keys)} {found} {tokens.replace('-', '−')}."
 
 
-def _describe_named_graph(name: str, run: Run) -> str:
+def _describe_run_with_agent_graph(name: str, run: Run) -> str:
     """Describe a run by the config values that distinguish it and by its agent graph."""
     mode = run.get_value("task.mode")
     if mode == "direct_answer" and name != run.job_id:

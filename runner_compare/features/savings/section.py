@@ -8,7 +8,7 @@ from runner_compare.features.savings.compute import TableSavings, compare_token_
 from runner_compare.features.savings.render import (
     build_saving_record,
     format_saving_sentence,
-    format_short_saving_sentence,
+    format_short_token_saving_sentence,
 )
 from runner_compare.features.token_costs.compute import TableTokenCosts
 from runner_compare.model.data import Table, TableRow
@@ -29,7 +29,7 @@ class Savings(Section):
     def short_sentences(self, table: Table) -> list[str]:
         kept = table.get_section_data(TableSavings).of_rows
         rows = [row for row in table.rows if row.run.run_id in kept]
-        return [format_short_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]
+        return [format_short_token_saving_sentence(row, kept[row.run.run_id], table.keys) for row in rows]
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         saving = table.get_section_data(TableSavings).of_rows.get(row.run.run_id)

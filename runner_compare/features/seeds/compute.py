@@ -35,7 +35,7 @@ def remove_seed_key(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key != SEED]
 
 
-def pool_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
+def pool_runs_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) -> list[Run]:
     """Combine runs with equal values of `keys` into one run. Other runs are returned unchanged."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:

@@ -125,14 +125,16 @@ def build_thinking_columns(table: Table) -> list[Column]:
             use=ColumnUse.result,
         ),
     ]
-    shown += build_answer_cost_columns(rows, table.get_section_data(TableThinking).right_answers).values()
+    shown += build_correct_answer_cost_columns(
+        rows, table.get_section_data(TableThinking).right_answers
+    ).values()
     ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:
         shown += [build_metric_column(rows, f"{key}/{k}") for k in ks]
     return shown
 
 
-def build_answer_cost_columns(
+def build_correct_answer_cost_columns(
     rows: Sequence[TableRow], estimates_by_run: Mapping[str, Mapping[str, Estimate]] | None = None
 ) -> dict[str, Column]:
     """Return a table column for each known cost per correct answer: tokens, seconds and USD.

@@ -10,7 +10,7 @@ from runner_base.tool_outcomes import STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell, ToolFindings
 from runner_compare.model.compared_parts import (
     compare_question_subsets,
-    decide_subset_comparisons,
+    decide_comparisons_of_all_subsets,
     load_row_answers,
     pair_rows_with_baselines,
 )
@@ -73,7 +73,7 @@ def compare_tool_calls_by_context_length(run: Run, answers: Answers) -> dict[int
     Both sides answered the same questions.
     """
     by_length: dict[int, dict[Question, QuestionOutcome]] = {}
-    for question, outcome in _rekey_answers_without_context_length(answers):
+    for question, outcome in _iter_answers_ignoring_context_length(answers):
         if outcome.tools is not None:
             by_length.setdefault(outcome.tools.length, {})[question] = outcome
     shortest, *longer = sorted(by_length) or [0]
@@ -95,7 +95,7 @@ def compare_tool_calls_by_context_length(run: Run, answers: Answers) -> dict[int
     return compared
 
 
-def _rekey_answers_without_context_length(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
+def _iter_answers_ignoring_context_length(answers: Answers) -> Iterator[tuple[Question, QuestionOutcome]]:
     """Yield each answer with a question key that is independent of the context length.
 
     Repeated questions at one length get consecutive numbers.
@@ -138,8 +138,11 @@ def compare_tool_calls_with_baselines(table: Table, reader: Reader) -> None:
         of_steps[run.run_id] = compare_question_subsets(
             run, base, split_answers_by_tool_call_step(own, other), reader
         )
-    kept.compared, kept.steps = decide_subset_comparisons(of_cells), decide_subset_comparisons(of_steps)
-    kept.lengths = decide_subset_comparisons(
+    kept.compared, kept.steps = (
+        decide_comparisons_of_all_subsets(of_cells),
+        decide_comparisons_of_all_subsets(of_steps),
+    )
+    kept.lengths = decide_comparisons_of_all_subsets(
         {
             row.run.run_id: compare_tool_calls_by_context_length(row.run, answers[row.run.run_id])
             for row in list_tool_rows(table)

@@ -40,7 +40,7 @@ WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 
 
 def build_tool_call_tables(table: Table) -> dict[str, list[Column]]:
-    kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
+    kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_category_length_pairs(table)
     shown = {
         "tool calls: answers that pass each step, %": build_tool_call_step_columns(table),
         BY_CATEGORY: build_category_columns(table),
@@ -68,7 +68,7 @@ def short_call_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def format_short_call_sentences(table: Table) -> list[str]:
-    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_category_length_pairs(table)
     return [
         *format_short_subset_finding_sentences(
             "calls",
@@ -94,7 +94,7 @@ def format_tool_call_sentences(table: Table) -> list[str]:
 
     They also say whether longer contexts change a row's calls.
     """
-    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_categories_and_lengths(table)
+    kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_category_length_pairs(table)
     return [
         *format_subset_sentences(
             "calls",
@@ -142,7 +142,7 @@ def format_category_and_context_length(cell: Cell, has_lengths: bool) -> str:
     return f"{category} at {length:,}" if length else f"{category}, not filled"
 
 
-def _list_categories_and_lengths(table: Table) -> tuple[list[Cell], bool]:
+def _list_category_length_pairs(table: Table) -> tuple[list[Cell], bool]:
     """Return all pairs of category and context length, and whether there are several context lengths."""
     found = [
         cell
@@ -155,7 +155,7 @@ def _list_categories_and_lengths(table: Table) -> tuple[list[Cell], bool]:
 
 def build_category_columns(table: Table) -> list[Column]:
     kept = table.get_section_data(TableToolCalls).findings
-    cells, has_lengths = _list_categories_and_lengths(table)
+    cells, has_lengths = _list_category_length_pairs(table)
     lines = [
         (row, length) for row in list_tool_rows(table) for length in kept[row.run.run_id].context_lengths
     ]
@@ -193,7 +193,7 @@ def build_tool_call_outcome_columns(table: Table) -> list[Column]:
 def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
     findings = ToolFindings(tuple(QuestionOutcome.from_sample(sample) for sample in samples))
     metrics = {"tool_accuracy": fmean(outcome.accuracy for outcome in findings.outcomes)}
-    for name, group in _iter_cells_by_metric_suffix(findings):
+    for name, group in _iter_results_by_metric_suffix(findings):
         metrics[f"tool_accuracy/{name}"] = fmean(
             outcome.accuracy for cell in group for outcome in cell.outcomes
         )
@@ -204,7 +204,7 @@ def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
     ]
 
 
-def _iter_cells_by_metric_suffix(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
+def _iter_results_by_metric_suffix(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
     """Yield the metric suffix and the results of each category, and of each context length.
 
     Context lengths are omitted if there is only one.

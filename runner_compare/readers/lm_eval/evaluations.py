@@ -234,7 +234,7 @@ def _create_run(series: Series, params: dict[str, str], folder: str, table_name:
     if series.is_log_likelihood:
         task = f"{table_name}:likelihood"
     else:
-        task = table_name if series.has_verdicts else f"{table_name}:{series.metric}"
+        task = table_name if series.has_verdict_per_document else f"{table_name}:{series.metric}"
     return Run(
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
@@ -244,5 +244,5 @@ def _create_run(series: Series, params: dict[str, str], folder: str, table_name:
         params={**params, **row_params, FOLDER_KEY: folder},
         metrics=compute_series_metrics(series),
         facts=facts,
-        number=None if series.is_log_likelihood or series.has_verdicts else series.metric,
+        number=None if series.is_log_likelihood or series.has_verdict_per_document else series.metric,
     )

@@ -56,7 +56,7 @@ class Series:
         return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
 
     @property
-    def has_verdicts(self) -> bool:
+    def has_verdict_per_document(self) -> bool:
         """Whether each document has a verdict, with higher values being better."""
         if self.is_beside_numbers:
             return False
@@ -67,7 +67,7 @@ class Series:
     @property
     def has_only_numbers(self) -> bool:
         """Whether the metric's values are plain numbers: no verdicts, no log-likelihoods."""
-        return not self.is_log_likelihood and not self.has_verdicts
+        return not self.is_log_likelihood and not self.has_verdict_per_document
 
     @property
     def can_be_compared(self) -> bool:
@@ -152,7 +152,7 @@ def compute_series_metrics(series: Series) -> dict[str, float]:
     """Compute the run metrics of a series: an accuracy, a log-likelihood or a mean, with its interval."""
     if series.is_log_likelihood:
         return _compute_likelihood_metrics(series)
-    if series.has_verdicts:
+    if series.has_verdict_per_document:
         return _compute_verdict_metrics(series)
     return compute_mean_metric(series.metric, series.metric_values.values())
 

@@ -35,7 +35,7 @@ GAP = "   "
 LINE_WIDTH, NARROWEST = 100, 30  # of a line, and of the column of reasons
 
 
-def format_report(report: GateReport) -> str:
+def format_gate_report(report: GateReport) -> str:
     """Return the report as text: the overall verdict first, then one line per check."""
     lines = textwrap.wrap(
         f"{report.verdict:<{WIDTH}}{GAP}{_describe_compared_candidates(report)}",
@@ -192,7 +192,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
             yield f"{losses} lost, {wins} won"
     if check.verdict is not GateVerdict.ask:
         return
-    if decision.is_changed_by_cut_off:
+    if decision.depends_on_cut_off_answers:
         yield f"{decision.cut_off[0]} answers cut off: raise generation.max_new_tokens"
     elif decision.is_ratio and (missing_runs := _describe_missing_runs(decision)):
         yield missing_runs
@@ -205,7 +205,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
 def _describe_undecided_loss(check: Check, decision: Decision) -> str:
     """Describe an undecided margin, and the number of further questions if more questions would decide."""
     undecided = f"a loss of more than {format_margin(decision)} is neither shown nor excluded"
-    if decision.is_changed_by_cut_off or decision.is_ratio or explain_impossible_verdict(decision):
+    if decision.depends_on_cut_off_answers or decision.is_ratio or explain_impossible_verdict(decision):
         return undecided  # more questions would not decide
     unit = get_sample_unit_name(decision)
     if not check.further_questions:

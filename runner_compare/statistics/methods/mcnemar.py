@@ -88,7 +88,7 @@ class McNemarTest(Test):
     @property
     def disagreement_interval(self) -> tuple[float, float]:
         """95 % interval of the fraction of questions on which the verdicts of both runs differ."""
-        return stats.exact_interval(self.wins + self.losses, self.n)
+        return stats.compute_clopper_pearson_interval(self.wins + self.losses, self.n)
 
     def estimate_detection_size_interval(
         self, difference: float, level: float, power: float = POWER

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.architectures.base import Architecture
     from runner_engine.checkpoints.gguf_header import GgufHeader
 
-__all__ = ["BY_TRANSFORMERS", "MODULES", "find_architecture"]
+__all__ = ["BY_TRANSFORMERS", "MODULES", "find_gguf_architecture"]
 
 MODULES = {
     # every layer has attention and one feed-forward network
@@ -54,7 +54,7 @@ MODULES = {
 BY_TRANSFORMERS = ("bloom", "deci", "falcon", "gpt2", "mamba", "minimax-m2", "nemotron")
 
 
-def find_architecture(header: GgufHeader) -> Architecture:
+def find_gguf_architecture(header: GgufHeader) -> Architecture:
     """Return the mapping for the architecture of a .gguf file. Raises KeyError if the architecture
     is unknown.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from runner_base import DataError, truncated_repr
+from runner_base import DataError, format_truncated_repr
 from runner_base.lazy_imports import LazyModule
 from runner_engine.checkpoints.architectures.base import (
     NumericArray,
@@ -71,7 +71,7 @@ def _read_rope_scaling(header: GgufHeader) -> dict[str, Any]:
         return {}
     if kind not in ("linear", "yarn"):
         raise DataError(
-            f"{header.architecture}.rope.scaling.type={truncated_repr(kind)} cannot be read",
+            f"{header.architecture}.rope.scaling.type={format_truncated_repr(kind)} cannot be read",
             key=header.file,
             code="unsupported",
         )
@@ -211,7 +211,7 @@ def _read_positive_number(header: GgufHeader, setting_name: str, default: float)
     if type(value) not in (int, float) or not 0 < value < math.inf:
         name = f"{header.architecture}.{setting_name}"
         raise DataError(
-            f"damaged header: {name} is {truncated_repr(value)}. Expected a number above 0",
+            f"damaged header: {name} is {format_truncated_repr(value)}. Expected a number above 0",
             key=header.file,
             code="damaged",
         )

@@ -124,7 +124,7 @@ class TokenDrafter:
             self._uses = None
             needs = [one.row.max_kv_tokens for one in self.rows]
             held = [len(one.row.pending_tokens) for one in self.rows]
-            own.insert_sequences(first, len(entering), needs, held, len(self.rows))
+            own.insert_slots_with_empty_states(first, len(entering), needs, held, len(self.rows))
             for slot, one in enumerate(entering, start=first):
                 own.set_text_start(slot, not one.row.kv.path)
         for one in self.rows:

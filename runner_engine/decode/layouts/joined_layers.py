@@ -26,7 +26,7 @@ class JoinedLayer(nn.Module):
     def has_mlp(self) -> bool:
         return self.blocks > 1
 
-    def add_mlp_block(self, block: Any) -> None:
+    def add_norm_and_mlp(self, block: Any) -> None:
         self.add_module("post_attention_layernorm", block.norm)
         self.add_module("mlp", block.mixer)
         self.blocks += 1
@@ -45,7 +45,7 @@ def join_blocks_into_layers(blocks: Iterable[nn.Module]) -> list[Any]:
         if _is_token_mixer(block.mixer):
             layers.append(JoinedLayer(block))
         elif layers and not layers[-1].has_mlp:
-            layers[-1].add_mlp_block(block)
+            layers[-1].add_norm_and_mlp(block)
         else:
             raise NotFusable("an MLP block does not follow an attention block")
     return layers

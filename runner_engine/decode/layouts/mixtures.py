@@ -17,7 +17,7 @@ from runner_engine.decode.layouts.routers import (
     infer_router_layout,
     parse_expert_weights_and_indices,
 )
-from runner_engine.experts import UnsortedRouter, is_expert_block, takes_sorted_rows
+from runner_engine.experts import UnsortedRouter, is_expert_block, takes_rows_sorted_by_expert
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class MixtureReader:
             experts,
             shared,
             _get_shared_expert_scale(scale, shared),
-            takes_sorted_rows(experts),
+            takes_rows_sorted_by_expert(experts),
         )
         kind = type(block), shared is None
         if kind not in self._tried:

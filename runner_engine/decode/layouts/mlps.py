@@ -100,11 +100,11 @@ def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     if outputs not in (inner, 2 * inner):
         return None
     gate_scale, scale = (float(getattr(mlp, name, 1.0)) for name in SCALES_OF_MLP)
-    cutoff = _find_cutoff(mlp, hidden_states.dtype)
+    cutoff = _compute_gate_sparsity_cutoff(mlp, hidden_states.dtype)
     return MlpLayout(into, out, activation, outputs == 2 * inner, gate_scale, scale, cutoff)
 
 
-def _find_cutoff(mlp: Any, dtype: torch.dtype) -> float | None:
+def _compute_gate_sparsity_cutoff(mlp: Any, dtype: torch.dtype) -> float | None:
     """Return how many standard deviations above their mean gates must be (Gemma 3n), or None.
 
     activation_sparsity: the share of gates that become 0 if gates are normally distributed.

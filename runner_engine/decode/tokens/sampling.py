@@ -50,7 +50,7 @@ class _TokenHistory:
         self.seen = torch.zeros(num_sequences, vocab_size, dtype=torch.bool, device=device)
         self.counts = torch.zeros(num_sequences, vocab_size, dtype=torch.int32, device=device)
 
-    def add_sequence(self, sequence_index: int, prompt: list[int], answer: list[int]) -> None:
+    def add_sequence_to_history(self, sequence_index: int, prompt: list[int], answer: list[int]) -> None:
         self.seen[
             sequence_index, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)
         ] = True
@@ -102,7 +102,7 @@ class Sampler:
                 list(range(len(self.samplings))),
             )
             for row, prompt in enumerate(prompts):
-                self.history.add_sequence(row, prompt, answers[row] if answers else [])
+                self.history.add_sequence_to_history(row, prompt, answers[row] if answers else [])
 
     def _discard_cached_groups(self) -> None:
         self._groups: list[_SamplingGroup] | None = None
@@ -133,7 +133,7 @@ class Sampler:
         self.generators = self.generators + other_sampler.generators
         self._discard_cached_groups()
 
-    def keep_sequences(self, indices: Sequence[int]) -> None:
+    def keep_sequences_at_indices(self, indices: Sequence[int]) -> None:
         """Keep only the sequences at these indices, in the given order."""
         self.samplings = [self.samplings[row] for row in indices]
         self.generators = [self.generators[row] for row in indices]

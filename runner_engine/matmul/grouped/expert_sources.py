@@ -143,7 +143,7 @@ class _FusedExperts:
 
     def _apply_gate(self, *inner: torch.Tensor) -> torch.Tensor:
         family: Any = self.module
-        if self.form.takes_sorted_rows:  # a family of before there was a name for its gate
+        if self.form.takes_rows_sorted_by_expert:  # a family of before there was a name for its gate
             gate, up = inner
             gated: torch.Tensor = family.act_fn(gate) * up
             return gated

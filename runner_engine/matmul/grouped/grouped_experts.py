@@ -19,7 +19,7 @@ from torch import nn
 
 from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
-from runner_engine.experts import UnsortedRouter, is_expert_block, takes_sorted_rows
+from runner_engine.experts import UnsortedRouter, is_expert_block, takes_rows_sorted_by_expert
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.backend_choice import read_forced_backend
 from runner_engine.matmul.grouped.expert_layer import ExpertLayer, ExpertWorkspace, UnsupportedExperts
@@ -81,7 +81,7 @@ class GroupedExperts:
                 continue
             found.layers[module] = layer
             if not is_expert_block(module):
-                is_sorted = takes_sorted_rows(module)
+                is_sorted = takes_rows_sorted_by_expert(module)
                 module.forward = (
                     layer.multiply_sorted_rows if is_sorted else _build_expert_forward(module, layer)
                 )
@@ -177,7 +177,7 @@ class _ExpertTrial:
         rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
         index = torch.stack([torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)])
         weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
-        return cls(rows, index, weights, experts if source.form.takes_sorted_rows else 0)
+        return cls(rows, index, weights, experts if source.form.takes_rows_sorted_by_expert else 0)
 
     def compute_original_output(self, module: nn.Module) -> torch.Tensor:
         with torch.no_grad():

@@ -28,7 +28,7 @@ from runner_engine.tool_calls.grammar_rules import (
 )
 from runner_engine.tool_calls.scanning import (
     count_characters_before_markers,
-    read_blocks_and_get_outside_text,
+    read_blocks_and_outside_text,
     read_until_marker,
     skip_expected_marker,
 )
@@ -49,7 +49,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
             calls.append(_parse_call(content))
         return skip_expected_marker(answer, start, ALL_END)
 
-    said = read_blocks_and_get_outside_text(answer, ALL, ALL_END, read_block)
+    said = read_blocks_and_outside_text(answer, ALL, ALL_END, read_block)
     if CALL in said or CALL_END in said:
         raise MalformedToolCall(f"a call outside of {ALL}")
     return ParsedAnswer(tuple(calls), said)

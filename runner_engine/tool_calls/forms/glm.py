@@ -28,7 +28,7 @@ from runner_engine.tool_calls.grammar_rules import (
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
 from runner_engine.tool_calls.scanning import (
     count_characters_before_markers,
-    read_blocks_and_get_outside_text,
+    read_blocks_and_outside_text,
     read_until_marker,
     skip_expected_marker,
 )
@@ -58,7 +58,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
         calls.append(ToolCall(name, arguments))
         return skip_expected_marker(answer, at, CLOSING)
 
-    said = read_blocks_and_get_outside_text(answer, OPENING, CLOSING, parse_call_at)
+    said = read_blocks_and_outside_text(answer, OPENING, CLOSING, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 

@@ -20,7 +20,7 @@ from runner_engine.tool_calls.calls import (
 from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_grammar_literal
 from runner_engine.tool_calls.scanning import (
     count_characters_before_markers,
-    read_blocks_and_get_outside_text,
+    read_blocks_and_outside_text,
     skip_expected_marker,
 )
 
@@ -41,7 +41,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: A
         calls.extend(parse_call_object(one) for one in (value if isinstance(value, list) else [value]))
         return skip_expected_marker(answer, end, CLOSING)
 
-    said = read_blocks_and_get_outside_text(answer, OPENING, CLOSING, parse_call_at)
+    said = read_blocks_and_outside_text(answer, OPENING, CLOSING, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 

@@ -13,7 +13,7 @@ from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
 from runner_engine.tool_calls.scanning import (
     count_characters_before_markers,
-    read_blocks_and_get_outside_text,
+    read_blocks_and_outside_text,
     read_until_marker,
 )
 
@@ -36,7 +36,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
         calls.extend(parse_python_calls(written.strip()))
         return end
 
-    said = read_blocks_and_get_outside_text(answer, START, END, parse_call_at)
+    said = read_blocks_and_outside_text(answer, START, END, parse_call_at)
     return ParsedAnswer(tuple(calls), said)
 
 

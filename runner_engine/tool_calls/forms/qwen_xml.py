@@ -33,7 +33,7 @@ from runner_engine.tool_calls.grammar_rules import (
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
 from runner_engine.tool_calls.scanning import (
     count_characters_before_markers,
-    read_blocks_and_get_outside_text,
+    read_blocks_and_outside_text,
     read_until_marker,
     skip_expected_marker,
 )
@@ -59,7 +59,7 @@ def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:
 
     if answer.count(OUTER) > answer.count(FUNCTION):
         raise MalformedToolCall(f"{OUTER} without {FUNCTION}")
-    said = read_blocks_and_get_outside_text(answer, FUNCTION, FUNCTION_END, parse_call_at)
+    said = read_blocks_and_outside_text(answer, FUNCTION, FUNCTION_END, parse_call_at)
     if said.count(OUTER) > said.count(OUTER_END):
         raise MalformedToolCall(f"{OUTER_END} is missing")
     return ParsedAnswer(tuple(calls), said.replace(OUTER, "").replace(OUTER_END, "").strip())

@@ -12,7 +12,7 @@ from runner_compare.statistics.accuracy_intervals import (
     compute_accuracy_metrics,
     compute_exact_accuracy_interval,
 )
-from runner_compare.statistics.stats import exact_interval, wilson_interval
+from runner_compare.statistics.stats import compute_clopper_pearson_interval, wilson_interval
 
 
 def test_a_question_is_a_cluster_of_its_answers() -> None:
@@ -69,7 +69,7 @@ def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whateve
 ) -> None:
     truths, counts = np.linspace(0.0005, 0.9995, 1999), np.arange(n + 1)
     chances = binom.pmf(counts[:, None], n, truths)
-    for interval, holds in ((exact_interval, True), (wilson_interval, False)):
+    for interval, holds in ((compute_clopper_pearson_interval, True), (wilson_interval, False)):
         ends = np.array([interval(int(k), n) for k in counts])
         too_high = (chances * (ends[:, :1] > truths)).sum(0).max()
         too_low = (chances * (ends[:, 1:] < truths)).sum(0).max()
@@ -78,15 +78,19 @@ def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whateve
 
 def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family() -> None:
     solved, names = [number % 4 > 0 for number in range(40)], [f"q{number}" for number in range(40)]
-    assert compute_exact_accuracy_interval(solved, names) == pytest.approx(exact_interval(30, 40), abs=1e-6)
+    assert compute_exact_accuracy_interval(solved, names) == pytest.approx(
+        compute_clopper_pearson_interval(30, 40), abs=1e-6
+    )
     for right in (True, False):
         assert compute_exact_accuracy_interval([right] * 20, names[:20]) == pytest.approx(
-            exact_interval(20 * right, 20), abs=1e-6
+            compute_clopper_pearson_interval(20 * right, 20), abs=1e-6
         )
     alike = compute_exact_accuracy_interval(
         [number < 30 for number in range(40)], [str(number // 10) for number in range(40)]
     )
-    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"
+    assert alike == pytest.approx(compute_clopper_pearson_interval(3, 4), abs=1e-6), (
+        "four families, of which three are solved"
+    )
     bounds = compute_accuracy_bound_metrics([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
-    assert bounds["accuracy_uncut_low"] == exact_interval(15, 20)[0]
+    assert bounds["accuracy_uncut_low"] == compute_clopper_pearson_interval(15, 20)[0]
     assert bounds["accuracy_uncut_high"] == 1.0

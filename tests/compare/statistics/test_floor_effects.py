@@ -11,7 +11,7 @@ from runner_compare.render.columns import OF_SCORED
 from runner_compare.statistics.floor_effects import (
     LIMIT,
     all_solved_note,
-    create_cut_off_note,
+    create_cut_off_answers_note,
     create_no_evidence_notes,
 )
 
@@ -41,23 +41,23 @@ def test_what_a_job_says_of_answers_that_were_cut_off(
 def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
     assert all_solved_note([1.0, 1.0]) == note("all_solved")
     assert all_solved_note([0.0, 0.05]) == all_solved_note([1.0, 0.0]) == all_solved_note([None, 1.0]) is None
-    assert create_cut_off_note([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
-    assert create_cut_off_note([scored(20, 0), scored(20, 0)]) is None
+    assert create_cut_off_answers_note([scored(9, 0), scored(5, 10)]) == note("mostly_cut_off")
+    assert create_cut_off_answers_note([scored(20, 0), scored(20, 0)]) is None
 
 
 def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None:
     """Three of four are cut off, and the fourth elects itself: no vote is, by the job's own
     count."""
     several = scored(20, 0) | {"answers_each": 4.0, BOUNDS[0]: 0.25, BOUNDS[1]: 1.0}
-    assert create_cut_off_note([several, several]) == note("mostly_cut_off")
+    assert create_cut_off_answers_note([several, several]) == note("mostly_cut_off")
     assert (
         format_cut_off_message(several, {LIMIT: "64"})
         == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
     )
     # whose record has only the questions of which all answers were cut off
     earlier = {"answers_each": 4.0}
-    assert create_cut_off_note([scored(0, 9) | earlier]) is None
-    assert create_cut_off_note([scored(0, 10) | earlier]) == note("mostly_cut_off")
+    assert create_cut_off_answers_note([scored(0, 9) | earlier]) is None
+    assert create_cut_off_answers_note([scored(0, 10) | earlier]) == note("mostly_cut_off")
 
 
 def test_the_columns_of_missing_answers_are_never_left_out() -> None:

@@ -153,7 +153,7 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
             got[row].append(token)
         if step == 2:
             kept = [6, 10, 1, 8, 4, 3, 7]
-            sampler.keep_sequences(kept)
+            sampler.keep_sequences_at_indices(kept)
             rows = [rows[at] for at in kept]
         if step == 3:
             sampler.append_sampler(sampler_of([]))

@@ -137,7 +137,7 @@ def test_memory_may_run_out_between_the_passes(
     """Tensors are also allocated when rows leave: rows that have ended by then are answered once,
     and unchanged."""
     expected = complete(engine, requests())
-    real, calls = Sampler.keep_sequences, []
+    real, calls = Sampler.keep_sequences_at_indices, []
 
     def keep(self: Sampler, rows: Sequence[int]) -> None:
         calls.append(len(rows))
@@ -146,7 +146,7 @@ def test_memory_may_run_out_between_the_passes(
         real(self, rows)
 
     limits = [replace(request, max_new_tokens=2 + int(request.id) // 2) for request in requests()]
-    monkeypatch.setattr(Sampler, "keep_sequences", keep)
+    monkeypatch.setattr(Sampler, "keep_sequences_at_indices", keep)
     assert complete(engine, limits) == {
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
     }

@@ -235,8 +235,8 @@ def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
 
 
 def test_a_workspace_that_is_too_small(fused: FusedForward, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = fused._compute_workspace_nbytes(3, [])
-    monkeypatch.setattr(fused, "_compute_workspace_nbytes", lambda *_: needed // 2)
+    needed = fused._compute_forward_workspace_nbytes(3, [])
+    monkeypatch.setattr(fused, "_compute_forward_workspace_nbytes", lambda *_: needed // 2)
     with refused(Refusal.SMALL_WORKSPACE):
         fused(layout(), [0, 1, 2], [0, 1, 2], None)
 

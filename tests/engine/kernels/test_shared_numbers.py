@@ -26,7 +26,7 @@ def loaded() -> ctypes.CDLL:
 
 
 def test_they_agree() -> None:
-    assert c_interface.find_constant_differences(loaded()) == []
+    assert c_interface.find_differing_c_constants(loaded()) == []
     assert c_interface.read_kernel_library_constants(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
         c_interface.FusedTokens
     )
@@ -67,7 +67,7 @@ def test_a_library_with_other_structures_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setitem(c_interface.STRUCTURES, "shared_part", structure)
-    found = c_interface.find_constant_differences(loaded())
+    found = c_interface.find_differing_c_constants(loaded())
     assert [difference.removeprefix("the constant ") for difference in found] == expected
     native.load_kernels.cache_clear()
     try:

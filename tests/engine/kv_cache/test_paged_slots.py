@@ -54,7 +54,7 @@ class Rows:
         self.numbers[at:at] = [[] for _ in range(count)]
         needs = [40 + (one.length % PAGE if one else 0) for one in self.prefixes]
         self.own.insert_slots(at, count, needs, needs, len(needs))
-        self.own.start_slots_from_prefix(at, count, prefix)
+        self.own.initialize_kv_slots_from_prefix(at, count, prefix)
 
     def write(self, slot: int, numbers: list[int]) -> None:
         before = len(self.numbers[slot])

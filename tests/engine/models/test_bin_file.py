@@ -56,7 +56,7 @@ def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(file_io, "CHUNK_BYTES", 256)
     written = tensors()
     torch.save(written, tmp_path / "x.bin")
-    file = bin_file.read_bin_file(tmp_path / "x.bin")
+    file = bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
     assert (file.header, file.metadata, file.size) == (b"", {}, (tmp_path / "x.bin").stat().st_size)
     found = {tensor.name: tensor for tensor in file.tensors}
     assert set(found) == set(written)
@@ -97,7 +97,7 @@ def test_code_is_refused_by_name_and_has_not_run(tmp_path: Path, form: str) -> N
     else:
         torch.save({"w": Evil(mark)}, file, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(DataError) as refused:
-        bin_file.read_bin_file(file)
+        bin_file.read_bin_tensor_locations(file)
     message = str(refused.value)
     if form == "old torch":  # its content is not even read
         assert "has the format of torch before 1.6" in message
@@ -122,7 +122,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
     torch.save(tensors(), tmp_path / "x.bin")
     damage(tmp_path / "x.bin")
     with raises(DataError, "damaged", tmp_path / "x.bin"):
-        bin_file.read_bin_file(tmp_path / "x.bin")
+        bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
 
 
 def rewritten(file: Path, change: Any) -> Path:
@@ -153,7 +153,7 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
     for change, code in cases:
         torch.save({"w": torch.arange(100.0)}, file)
         with raises(DataError, code, file):
-            bin_file.read_bin_file(rewritten(file, change))
+            bin_file.read_bin_tensor_locations(rewritten(file, change))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
 def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "x.bin")
     with pytest.raises(DataError, match=message):
-        bin_file.read_bin_file(tmp_path / "x.bin")
+        bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize(
@@ -195,17 +195,17 @@ def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, messag
 def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, code: Code) -> None:
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(DataError) as raised:
-        bin_file.read_bin_file(tmp_path / "x.bin")
+        bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
     assert raised.value.code == code
     assert str(tmp_path / "x.bin") in str(raised.value)
     with raises(DataError, "unreadable"):
-        bin_file.read_bin_file(tmp_path / "gone.bin")
+        bin_file.read_bin_tensor_locations(tmp_path / "gone.bin")
 
 
 def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
     with raises(DataError, "unsupported", tmp_path / "x.bin"):
-        bin_file.read_bin_file(tmp_path / "x.bin")
+        bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
     for key in reversed(way):
         content = {key: content, "epoch": 3, "optimizer": {"state": {0: torch.ones(2)}}}
     torch.save(content, tmp_path / "x.bin")
-    file = bin_file.read_bin_file(tmp_path / "x.bin")
+    file = bin_file.read_bin_tensor_locations(tmp_path / "x.bin")
     (tensor,) = file.tensors
     assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
     (under,) = file.notes
@@ -253,7 +253,7 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     assert file.stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with raises(DataError, "refused", file):
-        bin_file.read_bin_file(file)
+        bin_file.read_bin_tensor_locations(file)
     with raises(DataError, "refused", "lora.path=x.pth"):
         pickle_reading.load_pickled_tensors(file, "lora.path=x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

@@ -137,10 +137,10 @@ def test_without_what_undoes_the_converter_it_is_another_model(
 ) -> None:
     model = tiny(name)
     path = write_gguf(tmp_path / "model.gguf", name, model)
-    known = architectures.find_architecture(read_gguf_header(path))
+    known = architectures.find_gguf_architecture(read_gguf_header(path))
     kept = {part: change for part, change in known.changes.items() if part in SHAPES}
     assert kept != known.changes
-    monkeypatch.setattr(gguf_names, "find_architecture", lambda _header: replace(known, changes=kept))
+    monkeypatch.setattr(gguf_names, "find_gguf_architecture", lambda _header: replace(known, changes=kept))
     assert (logits(read(path)) - logits(model)).abs().max() > 100 * CLOSE
 
 

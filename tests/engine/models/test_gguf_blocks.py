@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
-from runner_engine.checkpoints.architectures import find_architecture
+from runner_engine.checkpoints.architectures import find_gguf_architecture
 from runner_engine.checkpoints.gguf_file import read_gguf_header
 from runner_engine.checkpoints.gguf_names import find_transformers_weight_name
 from runner_engine.models import gguf_blocks
@@ -112,7 +112,7 @@ def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_pat
     assert type(found) is type(expected)
     assert vars(found) == vars(expected)
     assert found.to_dict() == expected.to_dict()
-    known = find_architecture(read_gguf_header(tmp_path / "model.gguf"))
+    known = find_gguf_architecture(read_gguf_header(tmp_path / "model.gguf"))
     for unlike in (False, True):  # layers with what some models of an architecture have
         more = {"use_qkv_bias": unlike, "use_parallel_residual": unlike} if architecture == "stablelm" else {}
         settings = AutoConfig.for_model(**{**expected.to_dict(), **more, "tie_word_embeddings": not unlike})

@@ -44,7 +44,9 @@ def trained(seed: int = 0) -> Graph:
     graph = Graph.create_from_topology(Topology.full_connected, 4, seed=seed, train_spatial=True)
     learner, rng = GraphTrainer(graph, RunnerMethod()), random.Random(seed)
     for _ in range(10):
-        learner.train_iteration([([graph.draw_round_edges(rng, 0)], rng.random() < 0.5) for _ in range(4)])
+        learner.update_edges_from_answers(
+            [([graph.draw_round_edges(rng, 0)], rng.random() < 0.5) for _ in range(4)]
+        )
     return graph
 
 

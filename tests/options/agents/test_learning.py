@@ -145,7 +145,7 @@ def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
             random.Random(0),
         )
         for _ in range(40):
-            learner.train_iteration([(rounds, False) for rounds, _ in played(graph, 4, rng)])
+            learner.update_edges_from_answers([(rounds, False) for rounds, _ in played(graph, 4, rng)])
     assert compute_low_rank_penalty(pressed.spatial)[0] < 0.5 * compute_low_rank_penalty(plain.spatial)[0]
     assert plain.spatial.logits.tolist() == uneven(team()).spatial.logits.tolist(), (
         "nothing solved, nothing learned"
@@ -163,7 +163,7 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     subtracted = GraphTrainer(graph, RunnerMethod(baseline=Baseline.mean)).compute_gradients(plays)[0]
     assert subtracted == pytest.approx((-rounds[0].log_prob * 0.75 + others * 0.25) / 4)
     learner = GraphTrainer(graph, RunnerMethod(baseline=Baseline.mean))
-    step = learner.train_iteration([(one, True) for one, _ in plays])
+    step = learner.update_edges_from_answers([(one, True) for one, _ in plays])
     assert (step.iteration, step.solved, step.loss) == (1, 1.0, 0.0)
     assert (graph.spatial.logits == 0).all(), "equal rewards tell a baseline-subtracted loss nothing"
 
@@ -171,7 +171,7 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
 def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself() -> None:
     graph, rng = team(spatial=True, temporal=True), random.Random(1)
     learner = GraphTrainer(graph, RunnerMethod())
-    steps = [learner.train_iteration(played(graph, 4, rng)) for _ in range(10)]
+    steps = [learner.update_edges_from_answers(played(graph, 4, rng)) for _ in range(10)]
     assert [step.live["spatial"] for step in steps] == [12] * 4 + [9] * 5 + [7]
     assert [step.live["temporal"] for step in steps] == [16] * 4 + [12] * 5 + [9]
     assert [step.iteration for step in steps if step.pruned] == [5, 10]
@@ -199,7 +199,7 @@ def test_pruning_ends_at_no_edges_and_the_team_goes_on_without(rate: float) -> N
     graph, rng = team(spatial=True, temporal=True, agents=2), random.Random(0)
     learner = GraphTrainer(graph, RunnerMethod(pruning_rate=rate, imp_per_iterations=1, nuclear_norm=0.1))
     for number in range(6):
-        step = learner.train_iteration(played(graph, 4, rng))
+        step = learner.update_edges_from_answers(played(graph, 4, rng))
         assert step.live == {kind: edges.num_live for kind, edges in graph.edges_by_kind.items()}
         assert step.live["temporal"] == (0 if rate == 1 else max(0, 4 - number - 1))
     assert step.pruned == {"spatial": (), "temporal": ()}
@@ -211,13 +211,13 @@ def test_only_what_is_optimized_changes_and_a_pruned_edge_keeps_its_weight() -> 
     graph, rng = uneven(team(spatial=False, temporal=True)), random.Random(0)
     before = graph.spatial.logits.tolist()
     learner = GraphTrainer(graph, RunnerMethod(imp_per_iterations=2))
-    first = learner.train_iteration(played(graph, 4, rng))
+    first = learner.update_edges_from_answers(played(graph, 4, rng))
     assert first.pruned == {}
-    pruned = learner.train_iteration(played(graph, 4, rng)).pruned
+    pruned = learner.update_edges_from_answers(played(graph, 4, rng)).pruned
     assert set(pruned) == {"temporal"}
     weights = [graph.temporal.logits[edge] for edge in pruned["temporal"]]
     for _ in range(3):
-        learner.train_iteration(played(graph, 4, rng))
+        learner.update_edges_from_answers(played(graph, 4, rng))
     assert [graph.temporal.logits[edge] for edge in pruned["temporal"]] == weights
     assert (graph.spatial.logits.tolist(), graph.spatial.num_live) == (before, 12)
 
@@ -235,7 +235,7 @@ def trained(
             rounds = [graph.draw_round_edges(rng, number) for number in range(1 if kind == "spatial" else 2)]
             taken = any(edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds)
             plays.append((rounds, rng.random() < (0.9 if taken else 0.3)))
-        learner.train_iteration(plays)
+        learner.update_edges_from_answers(plays)
     return graph.edges_by_kind[kind]
 
 

@@ -179,7 +179,7 @@ def test_a_whole_training_is_that_of_the_formulas(
             plays.append((drawn, solved[-1]))
             log_ps.append(log_p)
         _, gradients = learner.compute_gradients(plays)
-        step = learner.train_iteration(plays)
+        step = learner.update_edges_from_answers(plays)
         loss = reference.step(log_ps, solved)
         assert step.loss == pytest.approx(loss.item(), abs=1e-6)
         for kind, gradient in gradients.items():
@@ -206,7 +206,7 @@ def counts(method: GraphTrainingMethod, iterations: int) -> list[tuple[int, int]
             ([graph.draw_round_edges(rng, number) for number in range(2)], rng.random() < 0.5)
             for _ in range(4)
         ]
-        step = learner.train_iteration(plays)
+        step = learner.update_edges_from_answers(plays)
         found.append((step.live["spatial"], step.live["temporal"]))
     return found
 
@@ -231,7 +231,7 @@ def test_without_chance_the_learned_preference_wins() -> None:
         )
         for _ in range(40):
             rounds = [graph.draw_round_edges(rng, 0) for _ in range(4)]
-            learner.train_iteration(
+            learner.update_edges_from_answers(
                 [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
             )
         settled += (3, 0) in graph.get_most_likely_round_edges(0).spatial

@@ -28,7 +28,7 @@ from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.likelihood.position_sums import sum_by_generated_position
+from runner.tasks.likelihood.position_sums import sum_scores_by_generated_position
 from runner_base import ConfigError, RunRecordError
 from runner_base.result import Record
 from runner_engine.settings.generation import GenerationConfig
@@ -217,9 +217,9 @@ def test_keys_of_documents_conflict_with_answers(keys: dict[str, Any]) -> None:
     ],
 )
 def test_bins_of_generated_positions(tokens: int, bins: list[tuple[int, int]]) -> None:
-    rows = sum_by_generated_position([-1.0] * tokens, [0.5] * tokens, [True] * tokens)
+    rows = sum_scores_by_generated_position([-1.0] * tokens, [0.5] * tokens, [True] * tokens)
     assert rows == [[first, size, -size, size / 2, size] for first, size in bins]
-    assert sum_by_generated_position([-1.0] * tokens) == [[first, size, -size] for first, size in bins]
+    assert sum_scores_by_generated_position([-1.0] * tokens) == [[first, size, -size] for first, size in bins]
 
 
 @pytest.mark.thorough

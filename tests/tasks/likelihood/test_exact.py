@@ -176,7 +176,7 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
 def test_memory_is_that_of_both(two: Two) -> None:
     alone = two(0)
     config = two(0, exact=True, reference=model_overrides(two(1)))
-    resolved = resolve_job(config).add_second_model(likelihood.prepare(config).second)
+    resolved = resolve_job(config).copy_job_with_second_model(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
     one, both = predict_footprint(resolve_job(alone).model, work), predict_footprint(resolved.model, work)
     assert one is not None

@@ -50,7 +50,13 @@ def test_a_text_that_ends_is_taken_whole() -> None:
 
 def test_boundaries_are_nearest_in_tokens() -> None:
     filler = Filler(["a ", "b ", "c\n"], [1, 10, 1])
-    assert [filler.count_units_before_depth(3, depth) for depth in (0, 0.05, 0.5, 0.9, 1)] == [0, 1, 1, 2, 3]
+    assert [filler.count_filler_units_before_depth(3, depth) for depth in (0, 0.05, 0.5, 0.9, 1)] == [
+        0,
+        1,
+        1,
+        2,
+        3,
+    ]
     assert filler.count_tokens(7) == 25
     assert filler.join_units(2, 5) == "c\na b "
     assert [filler.get_separator_after_unit(end) for end in (1, 3, 6)] == [" ", "\n", "\n"]

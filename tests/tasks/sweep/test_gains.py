@@ -22,7 +22,7 @@ from runner_base import Result
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import Note, note
-from runner_compare.statistics import exact_interval
+from runner_compare.statistics import compute_clopper_pearson_interval
 from runner_engine.decode.drafting import drafter_speculator
 from runner_engine.decode.tokens import verify_draft_tokens
 from runner_engine.sessions.base import Request
@@ -51,7 +51,11 @@ def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) 
 
 
 def differ(differing: int, result: Result) -> Note:
-    values = {"differing": differing, "answers": 24, "interval": exact_interval(differing, 24)}
+    values = {
+        "differing": differing,
+        "answers": 24,
+        "interval": compute_clopper_pearson_interval(differing, 24),
+    }
     return note("answers_differ", **values, dtype=result.facts["dtype"])
 
 

@@ -13,7 +13,7 @@ import pytest
 from bfcl_peer import changed_calls, their_checker
 
 from runner.tasks.tools.bfcl import parse_bfcl_category
-from runner.tasks.tools.matching import has_expected_calls, normalize_if_text
+from runner.tasks.tools.matching import has_expected_tool_calls, normalize_if_text
 from runner_engine.tool_calls import ToolCall
 
 RECORDED = Path(__file__).parents[2] / "data" / "tools" / "bfcl_verdicts.jsonl"
@@ -37,7 +37,7 @@ def matches(
     calls: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]], functions: Sequence[Any]
 ) -> bool:
     read = [ToolCall(*next(iter(call.items()))) for call in calls]
-    return has_expected_calls(read, [next(iter(call.items())) for call in wanted], functions)
+    return has_expected_tool_calls(read, [next(iter(call.items())) for call in wanted], functions)
 
 
 def test_verdicts_are_those_that_bfcls_checker_gave() -> None:

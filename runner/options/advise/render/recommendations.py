@@ -50,7 +50,7 @@ def print_recommendations(
         show(f"{count} {fit}" + (", best first:" if len(advice.chosen) > 1 else ":"))
     for number, candidate in enumerate(advice.chosen, start=1):
         show(f"\n{number}. {format_job_command(candidate)}")
-        for label, text in _describe_candidate(candidate, number < len(advice.chosen)):
+        for label, text in _iter_candidate_labels_and_texts(candidate, number < len(advice.chosen)):
             show(f"   {label:<{LABEL_WIDTH}}{text}")
     if advice.rejected:
         show("\nrejected:")
@@ -67,10 +67,10 @@ def _describe_limits(limits: UserLimits) -> str:
     return ", ".join(wanted)
 
 
-def _describe_candidate(candidate: Candidate, has_next: bool) -> Iterator[tuple[str, str]]:
+def _iter_candidate_labels_and_texts(candidate: Candidate, has_next: bool) -> Iterator[tuple[str, str]]:
     """Yield pairs (label, text) that describe one candidate."""
     yield "peak memory", _describe_memory(candidate)
-    yield "time", _describe_time(candidate)
+    yield "time", _describe_estimated_time(candidate)
     for line in describe_speedups(candidate.gains, candidate.batch_size):
         yield "speculation", line
     yield "accuracy", _describe_accuracy(candidate)
@@ -117,7 +117,7 @@ def _format_peak_memory_components(predicted: Footprint) -> str:
     )
 
 
-def _describe_time(candidate: Candidate) -> str:
+def _describe_estimated_time(candidate: Candidate) -> str:
     each_s = candidate.s_per_question
     if candidate.time is None or each_s is None:
         return "unknown: no finished job is recorded, and this model's speed was not measured"

@@ -49,7 +49,7 @@ def draw_graph_svg(
     step = max(STEP, min(84, 2 * ring / max(1, graph.num_agents - 1)))  # between the agents of a column
     tall = max(2 * ring, step * (graph.num_agents - 1))
     shown = (graph.spatial, graph.temporal) if num_rounds > 1 else (graph.spatial,)
-    legend = _draw_legend() if any(edges.optimized for edges in shown) else []
+    legend = _draw_edge_probability_legend() if any(edges.optimized for edges in shown) else []
     height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, wide = ring + NODE + LABEL, 2 * (ring + NODE + LABEL)
     pieces = [format_svg_text(24, 32, title, bold=True)]
@@ -224,7 +224,7 @@ def _point_towards(start: Point, target: Point, distance_px: float) -> Point:
     ) / distance * distance_px
 
 
-def _draw_legend() -> list[str]:
+def _draw_edge_probability_legend() -> list[str]:
     heading, x = "probability of an edge:", 0.0
     pieces = [format_svg_text(x, 4, heading, colour=GREY)]
     x += 7 * len(heading)

@@ -17,7 +17,7 @@ def format_question_summary(questions: int, subjects: int, chance: float, metric
     )
 
 
-def format_scored_texts(question: ChoiceQuestion) -> str:
+def format_scored_continuations(question: ChoiceQuestion) -> str:
     """Return the scored texts of a question, and the prompts before them if these differ."""
     if len({*question.contexts}) == 1:
         return f"scored after it: {' |'.join(question.continuations)}"

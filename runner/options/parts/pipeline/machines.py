@@ -103,7 +103,7 @@ class HeartbeatServer:
                 assert isinstance(sock, socket.socket)
                 try:
                     if sock is self._listening:
-                        self._accept_connection()
+                        self._accept_heartbeat_connection()
                     elif sock in self._hellos:  # not dropped meanwhile
                         self._read_hello(sock)
                 except (
@@ -113,7 +113,7 @@ class HeartbeatServer:
                     self._close_connection(sock)
                     time.sleep(BEAT_S / 10)
 
-    def _accept_connection(self) -> None:
+    def _accept_heartbeat_connection(self) -> None:
         connection, _ = self._listening.accept()
         connection.setblocking(False)
         self._hellos[connection] = b""

@@ -205,7 +205,7 @@ class PeerProcesses:
         if cause is not None:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
-            unreachable = map(self.describe_process, sorted(self.elsewhere.silent))
+            unreachable = map(self.describe_pipeline_process, sorted(self.elsewhere.silent))
             return JobFailed(
                 f"{format_unreachable_message(' and '.join(unreachable))}. {KEPT}", code="failed"
             )
@@ -216,7 +216,7 @@ class PeerProcesses:
         silent = sorted(
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
-        names = " and ".join(self.describe_process(rank) for rank in silent) or "a process"
+        names = " and ".join(self.describe_pipeline_process(rank) for rank in silent) or "a process"
         why = f"{names} ended without an error message. The system probably killed them. {KEPT}"
         return JobFailed(why, code="failed")
 
@@ -226,9 +226,9 @@ class PeerProcesses:
                 kind, message, code = posted
                 known = getattr(errors, kind, None)
                 if isinstance(known, type) and issubclass(known, RunnerError):
-                    return known(f"{self.describe_process(rank)}: {message}", code=code)
+                    return known(f"{self.describe_pipeline_process(rank)}: {message}", code=code)
                 return JobFailed(
-                    f"{self.describe_process(rank)} failed: {kind}: {message}. {KEPT}", code="failed"
+                    f"{self.describe_pipeline_process(rank)} failed: {kind}: {message}. {KEPT}", code="failed"
                 )
         return None
 
@@ -245,12 +245,12 @@ class PeerProcesses:
                     f"\n    | {line}" for line in child_process.read_last_lines(self.logs[rank], 5)
                 )
                 return JobFailed(
-                    f"{self.describe_process(rank)} {child_process.describe_exit_code(code)}. {KEPT}{last}",
+                    f"{self.describe_pipeline_process(rank)} {child_process.describe_exit_code(code)}. {KEPT}{last}",
                     code="failed",
                 )
         return None
 
-    def describe_process(self, rank: int) -> str:
+    def describe_pipeline_process(self, rank: int) -> str:
         """Describe a process by its rank and parts, and by its address if it runs on another machine."""
         count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""

@@ -128,7 +128,7 @@ class StageWorker:
             for cache in state.caches:
                 cache.batch_select_indices(rows)
             if state.sampler is not None:
-                state.sampler.keep_sequences(active_indices[:, 0].tolist())
+                state.sampler.keep_sequences_at_indices(active_indices[:, 0].tolist())
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
         state.positions = state.positions[:, -1:] + 1
 

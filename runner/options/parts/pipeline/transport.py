@@ -181,7 +181,7 @@ def make_sampler(packed_sequences: torch.Tensor, vocab_size: int, device: torch.
             length,
             "the prompt length exceeds the width of the packet",
         )
-        samplings.append(Sampling.from_numbers(values).effective)
+        samplings.append(Sampling.from_parameter_values(values).effective)
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)

@@ -44,7 +44,7 @@ def load_part(
     started = time.perf_counter()
     mute_library_imports()
     manifest = read_manifest(folder, "folder")
-    manifest.require_runnable_parts("folder")
+    manifest.require_parts_runnable_as_stages("folder")
     if not 0 <= part_id < manifest.num_parts:
         raise ConfigError(
             f"part number out of range: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}",
@@ -56,7 +56,7 @@ def load_part(
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _load_model_config(manifest)
     span = entry.layers
-    assert span is not None  # require_runnable_parts has rejected the others
+    assert span is not None  # require_parts_runnable_as_stages has rejected the others
     own = _make_part_config(manifest, config, span)
     _require_layers_match_full_model(manifest, config, own, span)
     require_intact_part(manifest, entry, "files" if verify else "quick")
@@ -76,7 +76,7 @@ def load_part(
             raise _unsupported_family_error(
                 manifest, config, f"the module {name or type(model).__name__} has weights outside the layers"
             )
-        stage.replace_with_placeholder(name)
+        stage.replace_module_with_placeholder(name)
     meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
     _set_generation_config(manifest.folder / MODEL_FILES, model)

@@ -111,7 +111,7 @@ class Manifest:
         """
         return file_io.hash_file_sha256(self.folder / MANIFEST)
 
-    def require_runnable_parts(self, key: str = "task.parts") -> None:
+    def require_parts_runnable_as_stages(self, key: str = "task.parts") -> None:
         """Raise ConfigError if the parts cannot run as pipeline stages: compressed parts, or parts
         without whole layers.
         """

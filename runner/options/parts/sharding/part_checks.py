@@ -26,7 +26,7 @@ from runner.options.parts.sharding.partition_file import (
 from runner.options.parts.sharding.zstd_archive import (
     ProgressCallback,
     RangeReader,
-    open_part_reader,
+    create_part_range_reader,
     read_part_header,
 )
 from runner_base import ConfigError, DataError
@@ -81,7 +81,7 @@ def check_part(
         done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
         done.problems += _find_header_problems(entry, header, partition)
         if not size_problems:  # with a wrong size, reading the rest finds nothing more
-            done.read = open_part_reader(folder, entry)
+            done.read = create_part_range_reader(folder, entry)
             if check_level != "quick":
                 _check_part_digests(path, done, header, partition, check_level, report_progress)
     done.seconds = time.perf_counter() - started

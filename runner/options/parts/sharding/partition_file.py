@@ -283,12 +283,12 @@ def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Itera
     for piece in file_io.read_range(partition.path, begin, end - begin):
         head, comma, rest = (rest + bytes(piece)).rpartition(b",")
         if comma:
-            yield (values := _parse_numbers(head, where))
+            yield (values := _parse_comma_separated_numbers(head, where))
             count += len(values)
         if len(rest) > LONGEST_NUMBER + len(piece) * (not comma):
             raise DataError(f"a number expected, found {_quote_start(rest)}", key=where, code="damaged")
     if rest.strip() or count:
-        yield (values := _parse_numbers(rest, where))
+        yield (values := _parse_comma_separated_numbers(rest, where))
         count += len(values)
     if count != layer.num_params:
         raise DataError(
@@ -298,7 +298,7 @@ def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Itera
         )
 
 
-def _parse_numbers(text: bytes, location: str) -> Numbers:
+def _parse_comma_separated_numbers(text: bytes, location: str) -> Numbers:
     import numpy as np
 
     if odd := text.translate(None, TEXT_BYTES):

@@ -70,7 +70,7 @@ class FileTarget:
     def num_params(self) -> int:
         return sum(tensor.num_elements for tensor in self.tensors)
 
-    def is_already_written(self, path: Path) -> bool:
+    def is_file_already_written(self, path: Path) -> bool:
         """Return whether the file at a path already has the expected bytes.
 
         If no digest is known, computes the digest from the source.
@@ -141,7 +141,7 @@ def write_missing_split_parts(
     companions = [make_copy_target(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
     headers = [_header_target(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
     missing = [
-        small for small in (*companions, *headers) if not small.is_already_written(folder / small.name)
+        small for small in (*companions, *headers) if not small.is_file_already_written(folder / small.name)
     ]
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_disk_space(folder, todo, missing)
@@ -195,7 +195,7 @@ def _write_missing_files(
         began, meter, state = time.perf_counter(), ByteMeter(bar), manifest["source"]["state"]
         for part in parts_to_write:
             bar.set_title(f"part {part.part_id} of {len(plan.parts)}")
-            entry = _write_part(folder, part, plan, plan.hash_part(part, state), sync_to_disk, meter)
+            entry = _write_part(folder, part, plan, plan.hash_part_inputs(part, state), sync_to_disk, meter)
             manifest["parts"] = sorted(
                 [*manifest["parts"], entry], key=lambda written: int(written["part_id"])
             )

@@ -88,7 +88,7 @@ class Stage:
         at: torch.device = next(self.model.parameters()).device
         return at
 
-    def replace_with_placeholder(self, module_path: str) -> None:
+    def replace_module_with_placeholder(self, module_path: str) -> None:
         """Replace a module whose weights belong to another part by a placeholder."""
         owner, _, leaf = module_path.rpartition(".")
         setattr(self.model.get_submodule(owner), leaf, AbsentModule(module_path, self))

@@ -68,7 +68,7 @@ class SplitPlan:
             metadata |= file.metadata
         return file_io.build_safetensors_header(part.tensors, metadata)
 
-    def hash_part(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
+    def hash_part_inputs(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
         """Hash everything that determines a part's content. A part with another hash must be written again.
 
         Hashes the source files, the tensors' byte ranges and the header.
@@ -187,7 +187,7 @@ def find_unchanged_parts(
     }
     kept = {}
     for part in plan.parts:
-        entry, key = entries.get(part.part_id), plan.hash_part(part, source_state)
+        entry, key = entries.get(part.part_id), plan.hash_part_inputs(part, source_state)
         path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue

@@ -119,7 +119,7 @@ class ArchivedPart:
         return self._last[1]
 
 
-def open_part_reader(folder: Path, entry: PartEntry) -> RangeReader:
+def create_part_range_reader(folder: Path, entry: PartEntry) -> RangeReader:
     path = folder / entry.stored.file
     if entry.frames:
         return ArchivedPart(path, entry).read_range
@@ -130,7 +130,7 @@ def read_part_header(folder: Path, entry: PartEntry) -> WeightFile:
     path = folder / entry.stored.file
     if not entry.frames:
         return read_weight_file_header(path)
-    read, size = open_part_reader(folder, entry), entry.raw.nbytes
+    read, size = create_part_range_reader(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise DataError(

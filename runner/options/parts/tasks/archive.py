@@ -26,7 +26,11 @@ from runner.options.parts.sharding.manifest import (
     read_manifest,
 )
 from runner.options.parts.sharding.split_writer import ByteMeter, make_copy_target
-from runner.options.parts.sharding.zstd_archive import compress_frames, get_zstd_codec, open_part_reader
+from runner.options.parts.sharding.zstd_archive import (
+    compress_frames,
+    create_part_range_reader,
+    get_zstd_codec,
+)
 from runner.records.artifacts import record_file_states
 from runner.tasks.base import TaskContext, TaskInputs, Uses, typed_task_config
 from runner_base import MIB, ConfigError, Result, load_json_object, machine
@@ -93,7 +97,7 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
         _copy_and_verify_uncompressed_files(manifest, folder)
         for part in todo:
             bar.set_title(f"part {part.part_id}")
-            convert = _decompress_part if manifest.archive else _compress_part
+            convert = _decompress_checkpoint_part if manifest.archive else _compress_part
             done[part.part_id] = convert(manifest, part, folder, values["parts"][part.part_id], meter)
             file_io.write_json_atomically(folder / UNFINISHED, unfinished | _ordered_entries(done))
         file_io.write_json_atomically(folder / MANIFEST, values | _ordered_entries(done))
@@ -179,7 +183,7 @@ def _compress_part(
     return entry | {"file": name, "bytes": sum(frames), "digest": digest} | raw
 
 
-def _decompress_part(
+def _decompress_checkpoint_part(
     manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: ByteMeter
 ) -> dict[str, Any]:
     path, digest = folder / part_file_name(part.part_id), str(part.raw.digest)
@@ -197,6 +201,6 @@ def _iterate_part_bytes(
     manifest: Manifest, part: PartEntry, meter: ByteMeter
 ) -> Iterator[bytes | memoryview]:
     """Yield the uncompressed bytes of a part's safetensors file."""
-    for piece in open_part_reader(manifest.folder, part)(0, part.raw.nbytes):
+    for piece in create_part_range_reader(manifest.folder, part)(0, part.raw.nbytes):
         yield piece
         meter(len(piece))

@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.options.parts.json_splits import (
     JsonSplitConverter,
     get_safetensors_dtype_name,
-    is_json_split,
+    is_json_split_checkpoint,
     read_json_split,
 )
 from runner.options.parts.keys import MergeConfig
@@ -49,7 +49,7 @@ class MergeInputs(TaskInputs):
 def prepare(config: RunnerConfig) -> MergeInputs:
     task = typed_task_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
-    if is_json_split(folder):
+    if is_json_split_checkpoint(folder):
         partitions = read_json_split(folder)
         kind = None if task.dtype is Dtype.auto else get_safetensors_dtype_name(task.dtype.value)
         hashes = {partition.path.name: file_io.hash_file_sha256(partition.path) for partition in partitions}
@@ -81,7 +81,7 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
         facts["bit_identical"] = render_note(_make_proof_note(split), NOTES)
     else:
         targets = split.list_output_files()
-    missing = _find_missing_files(folder, targets)
+    missing = _find_output_files_to_write(folder, targets)
     to_write = sum(target.nbytes for target in missing)
     file_io.require_disk_space(folder, to_write)
     file_io.create_folder(folder)
@@ -128,14 +128,14 @@ def run(inputs: MergeInputs, context: TaskContext) -> Result:
     )
 
 
-def _find_missing_files(folder: Path, output_files: list[FileTarget]) -> list[FileTarget]:
+def _find_output_files_to_write(folder: Path, output_files: list[FileTarget]) -> list[FileTarget]:
     """Return the output files that do not exist yet. Raises ConfigError if the folder has other files."""
     known = {target.name: target for target in output_files}
     finished = set()
     for name in file_io.list_file_names_in_folder(folder, "task.output_dir"):
         if name.removesuffix(".tmp") in known and name not in known:
             continue  # left by an interrupted merge; it is written again
-        if name not in known or not known[name].is_already_written(folder / name):
+        if name not in known or not known[name].is_file_already_written(folder / name):
             raise ConfigError(
                 (
                     f"the folder contains {name}, which this merge does not write. Nothing was "

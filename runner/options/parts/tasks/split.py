@@ -49,7 +49,7 @@ from runner_base.notes import Note, note, text_note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
-from runner_engine.models.bin_file import read_bin_file
+from runner_engine.models.bin_file import read_bin_tensor_locations
 from runner_engine.render.notes import render_engine_note
 
 VERSION = 2
@@ -73,7 +73,7 @@ def prepare(config: RunnerConfig) -> SplitInputs:
 
     The job id includes sizes and modification times of the source files.
     """
-    plan = _plan_split(config, may_write=False)
+    plan = _plan_checkpoint_split(config, may_write=False)
     if (model := to_local_model_config(config.model)).random_weights:
         return SplitInputs({"source": random_weights.hash_preset(model)}, plan)
     companions = {path.name: read_file_size_and_mtime(path) for path in plan.checkpoint.companions}
@@ -164,10 +164,10 @@ def _plan_with_weights(config: RunnerConfig, plan: SplitPlan) -> SplitPlan:
     """Plan the split again if the model's random weights have just been generated. Otherwise return the
     same plan.
     """
-    return _plan_split(config) if to_local_model_config(config.model).random_weights else plan
+    return _plan_checkpoint_split(config) if to_local_model_config(config.model).random_weights else plan
 
 
-def _plan_split(config: RunnerConfig, may_write: bool = True) -> SplitPlan:
+def _plan_checkpoint_split(config: RunnerConfig, may_write: bool = True) -> SplitPlan:
     """Plan which part gets which tensors. Reads only the headers of the checkpoint's files."""
     task = _split_config(config)
     if not get_model_kind(config.model).HAS_WEIGHTS:
@@ -215,7 +215,7 @@ def _read_checkpoint(model: LocalModelConfig) -> Checkpoint:
     folder = resolve_model(ModelSpec(model)).files.path
     if folder.is_file():
         raise _gguf_error(model.name)
-    return read_checkpoint(folder, read_bin_file)
+    return read_checkpoint(folder, read_bin_tensor_locations)
 
 
 def _gguf_error(name: str) -> ConfigError:

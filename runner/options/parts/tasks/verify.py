@@ -24,7 +24,7 @@ from runner_base.notes import Note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, resolve_model, to_local_model_config
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
-from runner_engine.models.bin_file import read_bin_file
+from runner_engine.models.bin_file import read_bin_tensor_locations
 
 VERSION = 1
 USES = frozenset({Uses.own_location})  # a source is only compared with the parts
@@ -50,7 +50,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
     """Check all files of the split. Returns all problems, and a table with one row per part."""
     machine.reset_peak_rss()
     started, task, manifest, recorder = (time.perf_counter(), inputs.task, inputs.manifest, context.recorder)
-    checkpoint = _read_source_headers(task, context.config.model)
+    checkpoint = _read_source_checkpoint_headers(task, context.config.model)
     deep = task.level is VerifyLevel.full
     in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
     stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
@@ -110,7 +110,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
     )
 
 
-def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
+def _read_source_checkpoint_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     """Read the headers of the source checkpoint. Returns None if task.source is not set.
 
     Revision and cache folder come from config group `model`.
@@ -128,7 +128,7 @@ def _read_source_headers(task: VerifyConfig, model: ModelConfig) -> Checkpoint |
         raise ConfigError(
             "task=split cannot read .gguf files", key="task.source", value=name, code="unsupported"
         )
-    return read_checkpoint(folder, read_bin_file)
+    return read_checkpoint(folder, read_bin_tensor_locations)
 
 
 def _read_speed_metrics(nbytes: int, seconds: float) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     # it writes into a folder of a name of its own below this one
     output = Path(request["output"])
     _, saved = maker.quantize_and_save(
-        output_dir=str(output.with_name("autoround")), format="auto_round", **tools.make_shard_size_argument()
+        output_dir=str(output.with_name("autoround")),
+        format="auto_round",
+        **tools.build_max_shard_size_kwargs(),
     )
     (folder,) = [saved] if isinstance(saved, str) else saved
     Path(folder).rename(output)

@@ -20,5 +20,5 @@ def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
         device_map="cpu",
     )
     tools.report_step("write")
-    model.save_pretrained(request["output"], **tools.make_shard_size_argument())
+    model.save_pretrained(request["output"], **tools.build_max_shard_size_kwargs())
     return {}

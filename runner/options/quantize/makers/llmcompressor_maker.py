@@ -73,7 +73,7 @@ def quantize_model(request: dict[str, Any], tools: Any) -> dict[str, Any]:
     tools.report_step(f"quantize by {recipe}")
     oneshot(model=model, tokenizer=tokenizer, recipe=modifiers, **data)
     tools.report_step("write")
-    model.save_pretrained(request["output"], save_compressed=True, **tools.make_shard_size_argument())
+    model.save_pretrained(request["output"], save_compressed=True, **tools.build_max_shard_size_kwargs())
     return {}
 
 

@@ -38,7 +38,7 @@ class QuantizerTools:
         found: list[str] = json.loads(Path(self.order["texts"]).read_text(encoding="utf-8"))
         return found
 
-    def make_shard_size_argument(self) -> dict[str, int]:
+    def build_max_shard_size_kwargs(self) -> dict[str, int]:
         """Return `max_shard_size` as an argument for `save_pretrained`, or {} for the package's default."""
         size: int | None = self.order["shard_bytes"]
         return {} if size is None else {"max_shard_size": size}

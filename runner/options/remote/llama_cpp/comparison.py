@@ -103,15 +103,17 @@ def compare_with_reference(resolved: ResolvedJob, reference: ReferenceResults, s
     """
     if not reference.tokens:
         return note("not_compared", "warning", reason=reference.missing)
-    texts_read = _compare_tokenizations(resolved, reference, server)
+    texts_read = _require_same_server_tokenization(resolved, reference, server)
     chats = _compare_rendered_chats(resolved, reference, server)
     tokens = note("same_tokens", texts=texts_read, chats=chats)
     if not reference.scores:
         return note("partly_compared", "warning", tokens=tokens, reason=reference.missing)
-    return _check_score_differences(resolved, reference, server, tokens)
+    return _require_matching_server_logprobs(resolved, reference, server, tokens)
 
 
-def _compare_tokenizations(resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer) -> int:
+def _require_same_server_tokenization(
+    resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer
+) -> int:
     """Raise ConfigError if the server tokenizes a text unlike the runner. Returns the number of compared
     texts.
     """
@@ -157,7 +159,7 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
     return compared
 
 
-def _check_score_differences(
+def _require_matching_server_logprobs(
     resolved: ResolvedJob, reference: ReferenceResults, server: StartedServer, tokens_note: Note
 ) -> Note:
     """Raise ConfigError if the log-probabilities of server and engine differ by more than rounding errors."""

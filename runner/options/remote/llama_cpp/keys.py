@@ -183,7 +183,7 @@ class LlamaCppConfig(StartedConfig):
             need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
             check_value(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)
         for word in self.flags:
-            self.reject_reserved_server_option("model.flags", word, word.partition("=")[0])
+            self.reject_disallowed_server_option("model.flags", word, word.partition("=")[0])
 
     def check_compatibility(
         self,

@@ -70,7 +70,7 @@ class LlamaCppServer(StartedServer):
         label, name = self.program.label, self.model.name
         super().__init__(label, name, folder, self.model.start_timeout_s, self.model.port)
         try:
-            self._check_server_properties(self._fetch_json("props"))
+            self._require_matching_server_properties(self._fetch_json("props"))
             self._require_request_parameters_applied(
                 self._fetch_json("completion", {"prompt": TRIED_WORDS, "cache_prompt": False} | TRIED)
             )
@@ -108,7 +108,7 @@ class LlamaCppServer(StartedServer):
             ) from None
         return answer if isinstance(answer, dict) else {}
 
-    def _check_server_properties(self, server_properties: Mapping[str, Any]) -> None:
+    def _require_matching_server_properties(self, server_properties: Mapping[str, Any]) -> None:
         """Raise ConfigError if the server runs another file, or has a smaller context or fewer slots than
         requested.
         """

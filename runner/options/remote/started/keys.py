@@ -48,7 +48,7 @@ class StartedConfig(ModelConfig):
         super().__post_init__()
         to_local_model_config(self)  # checks the keys that it shares with a local model
 
-    def reject_reserved_server_option(self, key: str, full_argument: str, option: str) -> None:
+    def reject_disallowed_server_option(self, key: str, full_argument: str, option: str) -> None:
         """Raise ConfigError for a server option that a config key controls, or that would make the run
         record wrong.
         """

@@ -215,7 +215,7 @@ class VllmConfig(StartedConfig):
             name for name in (*BY_KEY, *OWN, *UNRECORDED) if len(option) > 2 and name.startswith(option)
         ]
         if names:
-            self.reject_reserved_server_option("model.args", argument, names[0])
+            self.reject_disallowed_server_option("model.args", argument, names[0])
 
 
 def as_vllm_config(model: ModelConfig) -> VllmConfig:

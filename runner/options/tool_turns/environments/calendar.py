@@ -76,7 +76,7 @@ def _check_time(state: State, day: str, hour: int) -> None:
             raise ToolError(f"{day} at {hour} is taken by {key}")
 
 
-def _draw_calendar(random: Random) -> tuple[State, Slots]:
+def _generate_random_calendar(random: Random) -> tuple[State, Slots]:
     titles = random.sample(TITLES, 6)
     # even hours stay free
     times = random.sample([(day, hour) for day in DAYS for hour in range(9, 18, 2)], 5)
@@ -115,6 +115,6 @@ ENVIRONMENT = Environment(
         "cancel_event": cancel_event,
         "invite": invite,
     },
-    _draw_calendar,
+    _generate_random_calendar,
     frozenset({"events"}),
 )

@@ -54,7 +54,7 @@ def _find_file(state: State, path: str) -> str:
     return path
 
 
-def _draw_files(random: Random) -> tuple[State, Slots]:
+def _generate_random_files(random: Random) -> tuple[State, Slots]:
     folders, names = random.sample(FOLDERS, 3), random.sample(NAMES, 8)
     texts = random.sample(TEXTS, 8)
     # the last folder has a single file
@@ -85,5 +85,5 @@ ENVIRONMENT = Environment(
         "move_file": move_file,
         "delete_file": delete_file,
     },
-    _draw_files,
+    _generate_random_files,
 )

@@ -15,7 +15,7 @@ SHAPE = {
 
 
 def get_room(state: State, room: str) -> Any:
-    return dict(_find_room(state, room))
+    return dict(_get_room_by_name(state, room))
 
 
 def find_open_windows(state: State) -> Any:
@@ -23,17 +23,17 @@ def find_open_windows(state: State) -> Any:
 
 
 def set_temperature(state: State, room: str, degrees: float) -> None:
-    if _find_room(state, room)["window_open"]:
+    if _get_room_by_name(state, room)["window_open"]:
         raise ToolError(f"the window of {room} is open. Close it first")
-    _find_room(state, room)["temperature"] = degrees
+    _get_room_by_name(state, room)["temperature"] = degrees
 
 
 def set_light(state: State, room: str, is_on: bool) -> None:
-    _find_room(state, room)["light"] = is_on
+    _get_room_by_name(state, room)["light"] = is_on
 
 
 def set_window(state: State, room: str, is_open: bool) -> None:
-    _find_room(state, room)["window_open"] = is_open
+    _get_room_by_name(state, room)["window_open"] = is_open
 
 
 def set_alarm(state: State, is_on: bool) -> None:
@@ -42,7 +42,7 @@ def set_alarm(state: State, is_on: bool) -> None:
     state["alarm"] = is_on
 
 
-def _find_room(state: State, room: str) -> dict[str, Any]:
+def _get_room_by_name(state: State, room: str) -> dict[str, Any]:
     if room not in state["rooms"]:
         raise ToolError(f"there is no room {room}. The rooms are {', '.join(state['rooms'])}")
     found: dict[str, Any] = state["rooms"][room]

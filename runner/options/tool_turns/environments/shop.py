@@ -84,7 +84,7 @@ def _end_order(state: State, order_id: str, expected: str, status: str) -> None:
         state["products"][order["product_id"]]["stock"] += order["quantity"]
 
 
-def _draw_shop(random: Random) -> tuple[State, Slots]:
+def _generate_random_shop(random: Random) -> tuple[State, Slots]:
     names, customers = random.sample(PRODUCTS, 5), random.sample(CUSTOMERS, 6)
     products = {
         f"P{number}": {"name": name, "price": random.randint(4, 60), "stock": random.randint(10, 30)}
@@ -131,6 +131,6 @@ ENVIRONMENT = Environment(
         "cancel_order": cancel_order,
         "return_order": return_order,
     },
-    _draw_shop,
+    _generate_random_shop,
     frozenset({"orders"}),
 )

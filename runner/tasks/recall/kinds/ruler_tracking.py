@@ -46,7 +46,7 @@ def _render_numbered_case(settings: CaseSettings, case_number: int, num_lines: i
 
 def render_variable_tracking_example(random: Random, draw_number: IntegerSampler, num_lines: int) -> str:
     """Render a worked example of variable tracking, with different variable names in each case."""
-    context, value, names = _draw_noise_with_assignment_chain(
+    context, value, names = _generate_text_with_assignment_chain(
         random, draw_number, num_lines, LETTERS_OF_EXAMPLE
     )
     beginning = BEGINNING.format(count=HOPS + 1, value=value)
@@ -57,7 +57,7 @@ def render_variable_tracking_example(random: Random, draw_number: IntegerSampler
 def render_variable_tracking_case(
     random: Random, draw_number: IntegerSampler, num_lines: int, example: str
 ) -> RenderedCase:
-    context, value, names = _draw_noise_with_assignment_chain(random, draw_number, num_lines, LETTERS)
+    context, value, names = _generate_text_with_assignment_chain(random, draw_number, num_lines, LETTERS)
     for name in example.partition(BEGINNING[-10:])[2].split():
         example = example.replace(name, "".join(random.choices(ascii_uppercase, k=len(name))))
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
@@ -73,7 +73,7 @@ def render_variable_tracking_case(
     )
 
 
-def _draw_noise_with_assignment_chain(
+def _generate_text_with_assignment_chain(
     random: Random, draw_number: IntegerSampler, num_lines: int, name_length: int
 ) -> tuple[str, str, list[str]]:
     """Return a noise text that contains a chain of assignments, the assigned value, and the variable

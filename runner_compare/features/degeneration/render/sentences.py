@@ -23,7 +23,7 @@ def format_degeneration_sentences(table: Table, is_short: bool = False) -> list[
     ]
 
 
-def build_half_loop_column(table: Table) -> Column | None:
+def build_median_loop_start_column(table: Table) -> Column | None:
     """Return the column with the words by which half of the answers loop. None unless the table compares loops."""
     starts = table.get_section_data(TableDegeneration).loop_starts
     if not all(row.run.number == DEGENERATE for row in table.rows):

@@ -103,7 +103,7 @@ def _format_needed_units(findings: RecallFindings) -> str:
     return f"Use at least {needed} {units}."
 
 
-def explain_undecided_effective_length(findings: RecallFindings) -> str:
+def explain_undecided_effective_context_length(findings: RecallFindings) -> str:
     """Explain why the effective length is unknown or undecided. Empty if it is decided."""
     found = findings.effective_length
     if findings.is_too_low:

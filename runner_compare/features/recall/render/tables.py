@@ -12,7 +12,7 @@ from runner_compare.features.recall.compute import (
 )
 from runner_compare.features.recall.render.recall_text import (
     IN_SEVERAL_PLACES,
-    explain_undecided_effective_length,
+    explain_undecided_effective_context_length,
     format_cell,
     format_depth_recall_loss_sentences,
     format_effective_context_length_sentence,
@@ -65,7 +65,7 @@ def format_short_recall_sentences(table: Table) -> list[str]:
             [
                 (name, text)
                 for name, findings in shown
-                if (text := explain_undecided_effective_length(findings))
+                if (text := explain_undecided_effective_context_length(findings))
             ]
         ),
         *_merge_equal_sentences(

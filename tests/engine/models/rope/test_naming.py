@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine import CHOICES
-from runner_engine.checkpoints.positions import build_replaced_scaling_notes, check_rope_scaling_factor
+from runner_engine.checkpoints.positions import build_replaced_rope_scaling_notes, check_rope_scaling_factor
 from runner_engine.models.rope.rope_application import set_rope_scaling
 from runner_engine.models.rope.rope_description import describe_rope_config
 from runner_engine.settings.model import LocalModelConfig
@@ -93,15 +93,17 @@ def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
 
 def test_what_takes_the_place_of_the_models_own_is_said() -> None:
     values = {"own": "llama3", "own_factor": 16, "trained": 8192}
-    assert build_replaced_scaling_notes(OWN, RopeYarnConfig(factor=8)) == [
+    assert build_replaced_rope_scaling_notes(OWN, RopeYarnConfig(factor=8)) == [
         note("replaces_own_scaling", rope="yarn", factor=8, is_counted_anew=False, **values)
     ]
     for rope in (RopeLinearConfig(factor=2), RopeDynamicConfig(factor=2)):
-        assert build_replaced_scaling_notes(OWN, rope) == [
+        assert build_replaced_rope_scaling_notes(OWN, rope) == [
             note("replaces_own_scaling", rope=rope.name, factor=2, is_counted_anew=True, **values)
         ]
-    assert build_replaced_scaling_notes(OWN, RopeConfig()) == []
-    assert build_replaced_scaling_notes({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
+    assert build_replaced_rope_scaling_notes(OWN, RopeConfig()) == []
+    assert (
+        build_replaced_rope_scaling_notes({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
+    )
 
 
 @pytest.mark.sampled(5)

@@ -30,7 +30,7 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
     assert manifest.holders == {"embedding": (0,), "norm": (2,), "head": (2,)}
     assert manifest.tied == {"model.embed_tokens.weight": (0, 2)}
     assert manifest.totals.stored_bytes > manifest.totals.unique_bytes
-    manifest.require_runnable_parts()
+    manifest.require_parts_runnable_as_stages()
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
     trip.split(source, 2)
     trip.pack()
     with raises(ConfigError, "unsupported", "task.parts"):
-        read_manifest(trip.packed).require_runnable_parts()
+        read_manifest(trip.packed).require_parts_runnable_as_stages()
     trip.packed.rename(trip.folder / "aside")
     trip.parts.rename(trip.packed)
     with raises(ConfigError, "no_effect", "task.archive"):
