@@ -190,9 +190,8 @@ class WorkerPool(Executor):
             return
         self._handle_job_end(worker, worker.current, message)
         if message.status is Status.KILLED or message.lost_gpu:
-            self._stop_worker_and_requeue_jobs(
-                worker
-            )  # a job that was stopped by any process ends its worker, too
+            # a job that was stopped by any process ends its worker, too
+            self._stop_worker_and_requeue_jobs(worker)
         else:
             self._assign_next_job(worker)
 

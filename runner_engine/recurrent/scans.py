@@ -42,17 +42,14 @@ def scan_heads(
         return _scan_heads_single_token(inputs, time_steps, decay, keys, queries, state, segments)
     places, chunks = split_segments_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
-    weighted = gather_token_values_or_zeros(inputs * time_steps[..., None], places).transpose(
-        1, 2
-    )  # [chunks, H, Q, P]
+    # [chunks, H, Q, P]
+    weighted = gather_token_values_or_zeros(inputs * time_steps[..., None], places).transpose(1, 2)
     # [chunks, G, Q, N]
     keys, queries = (
         gather_token_values_or_zeros(numbers, places).transpose(1, 2) for numbers in (keys, queries)
     )
-    # in float64, since small differences of large sums are what counts
-    sums = (
-        gather_token_values_or_zeros(time_steps * decay, places).double().cumsum(1).transpose(1, 2)
-    )  # [chunks, H, Q]
+    # [chunks, H, Q], in float64, since small differences of large sums are what counts
+    sums = gather_token_values_or_zeros(time_steps * decay, places).double().cumsum(1).transpose(1, 2)
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
     scores = (queries @ keys.transpose(2, 3)).repeat_interleave(per_group, dim=1)
     results = (scores * apart) @ weighted

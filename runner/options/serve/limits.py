@@ -72,9 +72,8 @@ class ServerLimits:
         if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
             prompts = prompt
         choices = n if isinstance(n, int) else 1
-        self.require_completions_within_limit(
-            choices
-        )  # by itself: the product may have more digits than Python writes
+        # by itself: the product may have more digits than Python writes
+        self.require_completions_within_limit(choices)
         self.require_completions_within_limit(len(prompts) * choices)
         for part in prompts:
             if isinstance(part, list):
