@@ -54,8 +54,9 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the worker and all its child processes."""
-        with suppress(ProcessLookupError):  # it has ended already
+        with suppress(ProcessLookupError):  # it has ended already, or has no group yet
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
 
 
 def start_worker_process(

@@ -70,7 +70,7 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     first, _, last = result.tables[BY_DEPTH]
     assert [first[depth] for depth in ("0", "0.25", "0.5", "0.75", "1")] == [100] * 5
     assert (last["0"], last["1"]) == (0, 100)
-    (sentence,) = (note for note in result.notes if "depends on the depth" in note)
+    (sentence,) = (note for note in result.notes if "depends on the needle's depth" in note)
     assert "in texts of 1,024 tokens, recall is lower at depths 0 to 0." in sentence
     assert [length for length, _ in result.series[CURVE]] == [256, 512, 1024]
     drawn = json.loads((recorder.folder / POINTS).read_text())
@@ -82,7 +82,7 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
 def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
     assert "at least 1,024 tokens, the longest tested length" in result.facts["effective_length"]
-    assert not any("depends on the depth" in note for note in result.notes)
+    assert not any("depends on the needle's depth" in note for note in result.notes)
     by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
     assert {row["kind"]: row["less than"] for row in by_kind} == {
         "single": None, "several_asked_one": None, "several_asked_all": None
