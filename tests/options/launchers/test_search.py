@@ -68,7 +68,9 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     done = start(tmp_path, *command)
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
-    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+ +accuracy +\d+\.\d % ", done.err, re.MULTILINE)
+    counted = re.findall(
+        r"^\[(\d)/(\d)\] generation.temperature=0\.\d+ +accuracy +\d+\.\d % ", done.err, re.MULTILINE
+    )
     assert counted == [(str(number), "4") for number in range(1, 5)]
     assert re.search(r"^ *generation.temperature +status +accuracy", done.out, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished ", done.out, re.MULTILINE)) == 4
