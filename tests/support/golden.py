@@ -258,11 +258,14 @@ class Place:
             record = (
                 json.loads(job.read_text()) if "job_id" in tags else {"params": {}, "result": {"metrics": {}}}
             )
+            # how many metrics exceed MLflow's share depends on measured ones, so on the processes before
+            has_all_metrics = tags.pop("metrics_left_out", None) is None
             here = {"params": params, "metrics": metrics, "tags": sorted(tags)}
             here["params"] = {
                 key: value for key, value in params.items() if record["params"].get(key) != value
             }
-            here["metrics"] = sorted(metrics.keys() ^ record["result"]["metrics"].keys())
+            recorded = record["result"]["metrics"].keys()
+            here["metrics"] = sorted(metrics.keys() ^ recorded if has_all_metrics else metrics.keys() - recorded)
             yield {"name": name, "status": status, "job_id": self.named(tags.get("job_id", ""))} | kept(here)
 
     def _file(self, path: Path) -> Any:
