@@ -265,7 +265,9 @@ class Place:
                 key: value for key, value in params.items() if record["params"].get(key) != value
             }
             recorded = record["result"]["metrics"].keys()
-            here["metrics"] = sorted(metrics.keys() ^ recorded if has_all_metrics else metrics.keys() - recorded)
+            here["metrics"] = sorted(
+                metrics.keys() ^ recorded if has_all_metrics else metrics.keys() - recorded
+            )
             yield {"name": name, "status": status, "job_id": self.named(tags.get("job_id", ""))} | kept(here)
 
     def _file(self, path: Path) -> Any:
