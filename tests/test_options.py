@@ -79,6 +79,14 @@ class Without(CopiedTree):
             for group, entries in groups.items()
         )
         write_package(self.site, DISTRIBUTION.replace("-", "_"), text)
+        for command, place in groups["console_scripts"].items():
+            module, _, function = place.partition(":")
+            script = self.home / "bin" / command
+            python = self.home / "bin" / "python"
+            script.write_text(
+                f"#!{python}\nfrom {module} import {function}\nraise SystemExit({function}())\n"
+            )
+            script.chmod(0o755)
         (metadata,) = self.site.glob(f"{DISTRIBUTION.replace('-', '_')}-*.dist-info/METADATA")
         metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 

@@ -50,7 +50,6 @@ ANSWERS: dict[str, Template] = {
     # why a line that an earlier start recorded does not belong to this job
     "other_question": "its question or gold answer differs from question {index} of this job",
     "other_count": "the sample has {answers} answers, but this job needs {wanted}",
-    "programs_not_sandboxed": "the programs are not fully sandboxed: {missing}",
     "judged_differently": "the recorded verdict differs from the verdict that this version computes",
     "not_this_question": "the sample does not belong to question {index} of this job",
     "other_text": "the text differs from document {index} of this job",

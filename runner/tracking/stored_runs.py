@@ -12,9 +12,9 @@ from runner.tracking.connection import (
     Experiment,
     connect_for_reading,
     convert_store_errors,
+    import_mlflow,
     open_client,
     require_reachable_store,
-    set_mlflow_environment,
 )
 from runner.tracking.stores import Store
 from runner_base import ConfigError, Status, unknown_choice_message
@@ -206,7 +206,7 @@ def search_job_and_grid_runs(
 
 def open_client_for_reading(store: Store) -> Any:
     """Return an MLflow client for reading. A read-only database is allowed."""
-    set_mlflow_environment()
+    import_mlflow(store)
     if store.sqlite_file is None:
         with require_reachable_store(store):
             pass

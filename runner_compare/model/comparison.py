@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +56,8 @@ class ReportPart:
     """Part of the report: a table with the sentences about it."""
 
     title: str
-    grids: list[TableGrid]
-    sentences: list[SentenceWithFinding] = field(default_factory=list)
+    grids: Sequence[TableGrid]
+    sentences: Sequence[SentenceWithFinding] = ()
     # what stands in their place where neither all columns nor an explanation is asked for
     short_grids: list[TableGrid] | None = None
     short_sentences: list[str] | None = None

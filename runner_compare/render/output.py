@@ -73,10 +73,11 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
     if answer := part.conclusion or part.short_conclusion:
         for line in wrapped_lines(answer, terminal.width):
             terminal.print(Text(line, "bold"), soft_wrap=True)
-    if part.is_headed and part.grids:
-        terminal.print()
     is_short = part.short_grids is not None and not view.all_columns
-    for grid in part.short_grids or [] if is_short else part.grids:
+    grids = part.short_grids or [] if is_short else part.grids
+    if part.is_headed and grids:
+        terminal.print()
+    for grid in grids:
         if grid.title:
             terminal.print()
             print_wrapped(terminal, grid.title)
@@ -95,9 +96,10 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
         else []
     ):
         terminal.print(Text(line, style), soft_wrap=True)
-    sentences = [sentence for sentence, _ in part.sentences]
     if not view.explain and part.short_sentences is not None:
         sentences = part.short_sentences
+    else:
+        sentences = [sentence for sentence, _ in part.sentences]
     for sentence in sentences:
         print_list_item(terminal, sentence)
     if view.explain and (legend := format_table_legend(table) if table else part.legend):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
 
 from runner_base import format_count, join_first_names
 from runner_compare.features.registry import load_sections
@@ -20,9 +22,30 @@ from runner_compare.render.notes import ACTED_ON, render_notes
 from runner_compare.render.short_table import build_default_output_columns, build_ratio_comparison_columns
 from runner_compare.section import HasRequirements, RowSentences
 
+Item = TypeVar("Item")
 DATA = "task.data"
 DATA_NAME = re.compile(r"(?!null$)\w[\w.-]*(/[\w.-]+)?")  # a data set's name or Hub id, not a long path
 MAX_REASONS = 3  # why runs are not compared that the default output names
+
+
+class LazySequence(Sequence[Item]):
+    """Sequence that is built when it is first read.
+
+    The default output shows neither all columns nor the explanations, whose power simulations take seconds.
+    """
+
+    def __init__(self, build_items: Callable[[], list[Item]]) -> None:
+        self._build_items = build_items
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return self._build_items()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
 
 
 def build_comparison_report_parts(comparison: Comparison) -> list[ReportPart]:
@@ -47,18 +70,10 @@ def _row_css_class(row: TableRow) -> str:
 
 
 def build_table_part(table: Table) -> ReportPart:
-    classes = [_row_css_class(row) for row in table.rows]
-    grids = [TableGrid(build_table_columns(table), classes=classes)]
-    if table.has_ratios:
-        classes = [css_class(ratio.finding) for row in table.rows for ratio in row.ratio_effects]
-        grids.append(TableGrid(build_ratio_columns(table), classes=classes))
-    for section in load_sections():
-        grids += [TableGrid(further, title) for title, further in section.tables(table).items()]
-    said = _list_sentences_with_findings(table)
     return ReportPart(
         table.task,
-        grids,
-        said,
+        LazySequence(lambda: build_complete_grids(table)),
+        LazySequence(lambda: _list_sentences_with_findings(table)),
         short_grids=build_default_output_grids(table),
         short_sentences=build_sentences_below_tables(table),
         legend=format_table_legend(table),
@@ -72,6 +87,17 @@ def build_table_part(table: Table) -> ReportPart:
         ],
         table=table,
     )
+
+
+def build_complete_grids(table: Table) -> list[TableGrid]:
+    classes = [_row_css_class(row) for row in table.rows]
+    grids = [TableGrid(build_table_columns(table), classes=classes)]
+    if table.has_ratios:
+        classes = [css_class(ratio.finding) for row in table.rows for ratio in row.ratio_effects]
+        grids.append(TableGrid(build_ratio_columns(table), classes=classes))
+    for section in load_sections():
+        grids += [TableGrid(further, title) for title, further in section.tables(table).items()]
+    return grids
 
 
 def build_default_output_grids(table: Table) -> list[TableGrid]:

@@ -51,28 +51,3 @@ def test_equal_sides_are_rarely_told_apart_by_pass_at_k_and_families_count_as_on
     false, alone, _ = chances_null.rates(generator, "families", (300, 8), "pass@1", 40)
     assert false.low <= 0.05
     assert alone.low > 0.05, "the control: questions of a family count by themselves"
-
-
-def test_intervals_of_pass_at_k_and_of_instructions_hold_and_the_controls_do_not(
-    generator: np.random.Generator,
-) -> None:
-    import code_instructions_null
-
-    missed, alone = code_instructions_null.miss_pass_at_k(generator, "known or not", 100, 10, 8, 60)
-    assert missed.low <= 0.06
-    assert alone.low > 0.2, "the control: answers as independent problems"
-    missed, alone = code_instructions_null.miss_instruction_accuracy(generator, 100, 0.5, 60)
-    assert missed.low <= 0.06
-    assert alone.times > missed.times, "the control: independent instructions"
-
-
-def test_equal_settings_rarely_degenerate_more_and_a_worse_one_is_found(
-    generator: np.random.Generator,
-) -> None:
-    import code_instructions_null
-
-    said, alone = code_instructions_null.find_differences(generator, 0.3, 1.0, 20, by_length=True)
-    assert said.low <= 0.05
-    assert alone.times > said.times, "the control: no correction"
-    found, _ = code_instructions_null.find_differences(generator, 0.3, 3.0, 5, by_length=True)
-    assert found.times == 5

@@ -3,7 +3,6 @@ reason."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from options_here import studies
+from options_here import absent, studies
 from raising import raises
 
 from runner.config.choices import CONF, installed_choice_files
@@ -56,7 +55,7 @@ NEEDS = {
     "task=archive": ["task.parts=./x", "task.output_dir=./y"],
 }
 # several adapters need a server
-NOT_INSTALLED = set() if importlib.util.find_spec("runner.options.serve") else {"lora=several"}
+NOT_INSTALLED = {"lora=several"} if "serve" in absent() else set()
 CHOICES = [
     choice
     for group in GROUPS

@@ -9,6 +9,7 @@ from runner.options.code.extraction import build_chat_message, build_completion_
 from runner.options.code.judging import CodeJudge, count_parallel_programs, create_program_limits
 from runner.options.code.keys import CodeConfig
 from runner.options.code.problems import CodeProblem, hash_problems, read_code_problems
+from runner.options.code.render.notes import NOTES
 from runner.options.code.render.titles import BY_OUTCOME, format_problem_summary
 from runner.options.code.scores import build_outcome_rows, compute_pass_at_k, count_outcomes
 from runner.render.notes import render_notes
@@ -39,6 +40,7 @@ from runner.tasks import (
 from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
 from runner_base import ConfigError, Result
 from runner_base.notes import note
+from runner_base.render.notes import render_note
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Request, require_capabilities
@@ -117,9 +119,9 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
     limit = {LIMIT: str(context.config.generation.max_new_tokens)}
     notes = [*done.note_values, *filter(None, [format_cut_off_message(scores, limit)])]
     notes += context_length.build_rope_notes_for_samples(resolved, done.samples)
-    if missing:
-        notes.append(note("programs_not_sandboxed", "warning", missing=missing))
     result.notes = render_notes(notes)
+    if missing:
+        result.notes.append(render_note(note("programs_not_sandboxed", "warning", missing=missing), NOTES))
     if early_stop is not None:
         early_stop.add_to_result(result)
     return result

@@ -268,17 +268,6 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
     )
 
 
-def test_a_model_that_cannot_see_functions_is_refused(make_config: Make) -> None:
-    from runner.options.remote.keys import ApiConfig
-
-    model = ApiConfig(name="m", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(
-        ConfigError, match="functions in the chat template, which this engine does not support"
-    ):
-        tools.prepare(make_config(model=model, task=ToolsConfig()))
-    assert tools.prepare(make_config(model=model, task=ToolsConfig(tool_placement=OfferMethod.system))).cases
-
-
 WRONG: list[tuple[dict[str, Any], Code, str]] = [
     ({"categories": ["simpel"]}, "unknown_choice", "task.categories"),
     ({"categories": ["simple", "simple"]}, "bad_value", "task.categories"),
