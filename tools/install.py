@@ -47,11 +47,22 @@ KERNELS = [sys.executable, "-m", "runner_engine.kernels.building"]
 # Then Python's files on all cores: of the packages that most jobs import, and of transformers' families those two that
 # the demo does. What else is imported compiles itself then, once: all files together take twice as long.
 COMPILED = (
-    *("accelerate", "alembic", "antlr4", "huggingface_hub", "hydra", "jinja2", "mlflow", "mpmath", "numpy"),
-    *("omegaconf", "rich", "sqlalchemy", "sympy", "tokenizers", "torch", "transformers", "yaml"),
+    *("accelerate", "alembic", "antlr4", "bitsandbytes", "chardet", "huggingface_hub", "hydra", "jinja2", "mlflow"),
+    *("mpmath", "networkx", "numpy", "omegaconf", "pydantic", "rich", "sqlalchemy", "sympy", "tokenizers", "torch"),
+    *("transformers", "yaml"),
     *("lm_eval", "torchao"),  # the compiler warns of their files: users would see it, and tests would fail
 )
-LEFT_OUT = "/tests/|/transformers/models/(?!auto/|llama/)"
+LEFT_OUT = "|".join(
+    (
+        r"/(tests|testing|benchmarks)/",
+        r"/huggingface_hub/(cli|inference)/",
+        r"/mlflow/(gateway|genai|models|projects|pyfunc|server)/",
+        r"/numpy/(distutils|f2py)/",
+        r"/sympy/(combinatorics|parsing|physics|stats)/",
+        r"/torch/(_vendor|distributed/(checkpoint|elastic|pipelining))/",
+        r"/transformers/(exporters|models/(?!auto/|llama/)|pipelines)/",
+    )
+)
 COMPILE = [
     *(sys.executable, "-W", "ignore::SyntaxWarning", "-m", "compileall"),
     *("-qq", "-j", "0", "-x", LEFT_OUT),
