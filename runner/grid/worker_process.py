@@ -17,7 +17,11 @@ from runner.grid.forking import FORKS
 from runner.grid.gpu_sets import GpuSet
 from runner_base import ProgressState, child_process
 
-START = "from runner.grid.worker import main; main()"
+# a fork ends as its worker does, and the next job waits for its end
+START = (
+    "from runner.grid.worker import main; from runner_base.entry import exit_without_teardown; "
+    "main(); exit_without_teardown(0)"
+)
 
 
 @dataclass

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
+import pytest
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> np.random.Generator:
+    """Return the random numbers of a simulation, whose scripts import each other by bare names."""
+    bench = Path(__file__).parents[4] / "bench"
+    monkeypatch.setattr(sys, "path", [str(bench / "compare"), str(bench), *sys.path])
+    return np.random.default_rng(1)
 
 
 def test_intervals_of_pass_at_k_and_of_instructions_hold_and_the_controls_do_not(
