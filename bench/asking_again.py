@@ -24,7 +24,7 @@ from runner.datasets.question_subsets import index_questions_by_number
 from runner.engines.kinds import get_model_kind
 from runner.records.jobs import Job, Recorder
 from runner.tasks.base import TaskContext
-from runner.tasks.collecting import build_sample, send_requests
+from runner.tasks.collecting import build_sample_from_completions, send_requests
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.repeated_questions import RepeatedQuestions
@@ -56,7 +56,7 @@ class Work:
         judge = Judge(self.inputs.task, self.items)
 
         def listen(*choices: Completion) -> None:
-            recorder.append_sample(judge(build_sample(*choices)))
+            recorder.append_sample(judge(build_sample_from_completions(*choices)))
 
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))

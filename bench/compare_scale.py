@@ -31,7 +31,7 @@ from runner.records import flat_config, run_names
 from runner.records.jobs import Recorder, identify_job, lock_job
 from runner.scorers.totals import score_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tracking.sink import create_sink
+from runner.tracking.sink import create_mlflow_sink
 from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -69,11 +69,11 @@ from runner_compare.model import table
 from runner_compare.statistics.methods.mcnemar import McNemarTest
 spent["imports of the command"] = time.perf_counter() - begun
 for module, name, label in (
-    (jobs_opener, "open_client_for_reading", "importing MLflow, opening the store"),
-    (jobs_opener, "load_store_runs", "asking the store for its runs"),
+    (jobs_opener, "open_mlflow_client_for_reading", "importing MLflow, opening the store"),
+    (jobs_opener, "load_runs_from_mlflow_store", "asking the store for its runs"),
     (sample_reader.SampleReader, "fetch_files", "fetching samples out of MLflow"),
     (sample_reader.SampleReader, "load_run_answers", "reading samples"),
-    (McNemarTest, "compute_effect", "statistics"), (table, "decide_comparisons", "statistics"),
+    (McNemarTest, "compute_effect", "statistics"), (table, "decide_comparisons_with_holm", "statistics"),
     (command, "build_task_tables", "table"),
 ):
     clock(module, name, label)
@@ -154,7 +154,7 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         )
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
-        sink = create_sink(config, job)
+        sink = create_mlflow_sink(config, job)
         sink.start_run(record)
         sink.finish(record)
     return job.folder

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.datasets.word_problems import Split, generate_problems
-from runner_base.degeneration import find_loop, measure_degeneration
-from runner_compare.statistics.stats import wilson_interval
+from runner_base.degeneration import find_longest_text_loop, measure_degeneration
+from runner_compare.statistics.stats import compute_wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (1000, 4000, 12000)  # characters
@@ -68,7 +68,7 @@ def plant_loop(generator: random.Random, unit: str, text_words: list[str]) -> st
 
 
 def format_rate(times: int, of: int) -> str:
-    low, high = (100 * end for end in wilson_interval(times, of))
+    low, high = (100 * end for end in compute_wilson_interval(times, of))
     return f"{times:5} of {of:5}   {100 * times / of:6.2f} % [{low:.2f}, {high:.2f}]"
 
 
@@ -88,7 +88,7 @@ def main() -> int:
     found = planted = 0
     for kind, draw_unit in make_units(generator, text_words).items():
         texts = [plant_loop(generator, draw_unit(), text_words) for _ in range(options.texts)]
-        times = sum(find_loop(text) is not None for text in texts)
+        times = sum(find_longest_text_loop(text) is not None for text in texts)
         found, planted = found + times, planted + options.texts
         print(f"loops of {kind:12} found     {format_rate(times, options.texts)}", flush=True)
     problems = [problem.answer for problem in generate_problems(Split("test"), options.texts)]

@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows"
     )
-    parser.add_argument("--threads", type=int, default=machine.available_cores())
+    parser.add_argument("--threads", type=int, default=machine.count_available_cpu_cores())
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
     )

@@ -38,7 +38,7 @@ from heading import parse_arguments
 from latest import Measured, write
 
 from runner_base import machine
-from runner_base.child_process import describe_exit_code, read_last_lines, start_python
+from runner_base.child_process import describe_exit_code, read_last_lines, start_python_child_process
 
 HERE = Path(__file__).resolve().parent
 GPU_MINUTES, CPU_MINUTES = 8.0, 120.0
@@ -130,7 +130,7 @@ def run_step(step: Step, settings: RunSettings, left_s: float) -> StepResult:
     status, reason = Status.done, ""
     arguments = [step.name, settings.device, str(written), settings.vllm_python, str(os.getpid())]
     with log.open("wb") as stream:
-        process = start_python(
+        process = start_python_child_process(
             str(settings.side),
             *arguments,
             environment={"HF_HUB_OFFLINE": "1", "RUNNER_PROGRESS": "off", "PYTHONUNBUFFERED": "1"},

@@ -42,7 +42,7 @@ from gpu_engines import (
 from kv_cache import score, worked_answers
 from stored_of import checkpoint_of
 
-from runner.render.engine_notes import format_memory_batch_limit_note
+from runner.render.engine_notes import format_memory_limited_batch_note
 from runner_base import Dtype, machine
 from runner_base.child_process import request_kill_when_parent_dies
 from runner_engine.embedded import MODEL_DIR
@@ -262,7 +262,7 @@ def shortage() -> None:
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2 * 2**30) / total)
     done = read_tokens(complete_requests(engine, requests, rows))
     whole = sum(len(tokens) == requests[0].max_new_tokens for tokens in done.values())
-    notes = "; ".join(map(format_memory_batch_limit_note, engine.stats.row_shortages)) or "no shortage"
+    notes = "; ".join(map(format_memory_limited_batch_note, engine.stats.row_shortages)) or "no shortage"
     is_right = whole == rows and ("memory" in notes or not ON_GPU)
     note("a shortage of memory loses no answer", f"{whole} of {rows} answers are whole; {notes}", is_right)
 

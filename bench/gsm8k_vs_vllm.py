@@ -300,7 +300,7 @@ def main() -> None:
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     if options.overhead:
         print(
-            f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.available_cores())}\n",
+            f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.count_available_cpu_cores())}\n",
             flush=True,
         )
         overhead(options, folder, prompts)

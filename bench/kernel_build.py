@@ -45,7 +45,8 @@ def main() -> None:
         took = cpu_seconds([sys.executable, "-m", "runner_engine.kernels.building"])
         waited = time.perf_counter() - started
         print(
-            f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.available_cores()} cores"
+            f"a first build: {waited:.1f} s, {took:.1f} s of processor time "
+            f"on {machine.count_available_cpu_cores()} cores"
         )
         print("unit                  for          processor time")
         units = {

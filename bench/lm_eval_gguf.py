@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--slots", default="4,16", help="requests that llama.cpp's server works on at once; each is a side"
     )
-    parser.add_argument("--threads", type=int, default=machine.available_cores())
+    parser.add_argument("--threads", type=int, default=machine.count_available_cpu_cores())
     add_option(parser)
     options = parse_arguments(parser)
     file, made = options.file or gguf_file(), questions()

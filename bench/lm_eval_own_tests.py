@@ -173,7 +173,7 @@ def stand_in() -> None:
     import datasets
     from lm_eval.tasks._index import TaskIndex
 
-    from runner.options.harness.command import register_engine_model
+    from runner.options.harness.command import register_model_with_lm_eval
 
     datasets.load_dataset = documents
     build: Any = TaskIndex.build
@@ -187,7 +187,7 @@ def stand_in() -> None:
         return deepcopy(built[key])
 
     TaskIndex.build = staticmethod(once)
-    register_engine_model()
+    register_model_with_lm_eval()
 
 
 def documents(path: str, name: str | None = None, **_: Any) -> Any:

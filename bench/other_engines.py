@@ -166,7 +166,7 @@ def llamacpp_programs(folder: Path) -> Path:
         subprocess.run(
             ["cmake", "-S", str(source), "-B", str(built), *kind, *off], check=True, stdout=sys.stderr
         )
-        targets = ["--target", *PROGRAMS, "--parallel", str(machine.available_cores())]
+        targets = ["--target", *PROGRAMS, "--parallel", str(machine.count_available_cpu_cores())]
         subprocess.run(["cmake", "--build", str(built), *targets], check=True, stdout=sys.stderr)
         ready.write_text(LLAMACPP)
     return built / "bin"

@@ -24,7 +24,7 @@ AT_ONCE = {
     "resolve": [
         "runner.config.compose:compose_job",
         "runner.run:read_inputs_and_identify_job",
-        "runner.run:check_job_before_loading",
+        "runner.run:check_job_before_model_loading",
     ],
     "imports": ["runner.engines.kinds.local:LocalKind.import_libraries"],
     "load": ["runner_engine.local.base_model_cache:BaseModelCache.get_or_load_base_model"],

@@ -52,12 +52,12 @@ def entry() -> NoReturn:
 def _main() -> int:
     exit_codes[:] = [0]  # Hydra drops what main returns
     with apply_hydra_main_settings(), remember_command_line(sys.argv[1:]):
-        sys.argv[1:] = to_hydra_arguments(sys.argv[1:])
+        sys.argv[1:] = convert_to_hydra_arguments(sys.argv[1:])
         runner_hydra.run_hydra_command_line(main)
     return max(exit_codes)
 
 
-def to_hydra_arguments(arguments: list[str]) -> list[str]:
+def convert_to_hydra_arguments(arguments: list[str]) -> list[str]:
     """Convert command-line arguments to Hydra's syntax: overrides first, with text values quoted."""
     parser = get_args_parser()
     for action in parser._actions:
@@ -132,7 +132,7 @@ def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
         code := run_as_torchrun_worker(config)
     ) is not None:  # another process has the job, and this one works for it
         return code
-    get_exit_code = _prepare_exit_code(config, hydra_config)
+    get_exit_code = _create_exit_code_function(config, hydra_config)
     has_table = config.print.is_table
     # the table of an endless task comes too late
     StderrFilter.table_follows = has_table and not config.task.is_endless
@@ -147,13 +147,13 @@ def run_single_job(composed: DictConfig, hydra_config: HydraConf) -> int:
     return get_exit_code(record)
 
 
-def _prepare_exit_code(config: RunnerConfig, hydra_config: HydraConf) -> Callable[[Record], int]:
+def _create_exit_code_function(config: RunnerConfig, hydra_config: HydraConf) -> Callable[[Record], int]:
     """Return a function that computes a job's exit code from its record. With gate.baseline, it runs the gate."""
     if config.gate.baseline is None:
         return lambda record: 1 if record.error else 0
-    from runner.grid.grid_gate import prepare_job_gate
+    from runner.grid.grid_gate import prepare_release_gate_for_job
 
-    return prepare_job_gate(list(hydra_config.overrides.task), config)
+    return prepare_release_gate_for_job(list(hydra_config.overrides.task), config)
 
 
 def run_search_trial(composed: DictConfig, hydra_config: HydraConf) -> Any:

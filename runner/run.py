@@ -23,7 +23,7 @@ from runner.tasks.base import (
     render_requested_prompts,
     update_job_with_task_inputs,
 )
-from runner.tracking.sink import MlflowSink, create_sink, require_free_space
+from runner.tracking.sink import MlflowSink, create_mlflow_sink, require_free_space
 from runner_base import Record, Status, announce, report_step, signals, write_text_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_base.notes import Note
@@ -41,7 +41,7 @@ def run(
     resolved = update_job_with_task_inputs(resolved, inputs)
     config = resolved.config
     with jobs.lock_job(job, wait and not config.task.is_endless):
-        anew, sink = must_ignore_earlier_results(config, task), create_sink(config, job)
+        anew, sink = must_ignore_earlier_results(config, task), create_mlflow_sink(config, job)
         done = None if anew else job.read_finished_record() or sink.download_result()
         if done is not None:
             check_recorded_model(resolved, done)
@@ -50,7 +50,7 @@ def run(
                 task.deliver(inputs, resolved, job, done.result)
             return sink.log_recorded_result_or_raise(job_records.reuse_finished_record(config, job, done))
         if base_models is None:  # the jobs of a grid were checked when it was planned
-            for note in check_job_before_loading(resolved, inputs):
+            for note in check_job_before_model_loading(resolved, inputs):
                 announce(f"note: {format_note(note)}")
         if anew and job.list_result_files():
             # opens MLflow, which takes seconds. It is the last check: only then earlier evidence is touched
@@ -90,7 +90,9 @@ def check_recorded_model(resolved: ResolvedJob, record: Record) -> None:
 
 
 @report_step("checking what the job needs")
-def check_job_before_loading(resolved: ResolvedJob, inputs: TaskInputs | None = None) -> list[Note | str]:
+def check_job_before_model_loading(
+    resolved: ResolvedJob, inputs: TaskInputs | None = None
+) -> list[Note | str]:
     """Raise an error if the job cannot run. Returns notes about limits and settings."""
     require_free_space(resolved.config)
     task = import_task_module(resolved.config)
@@ -126,7 +128,7 @@ def execute_job(
         try:
             with (
                 signals.interruptible_block(),
-                job_records.write_job_log(job.folder / "log.txt"),
+                job_records.attach_job_log_file(job.folder / "log.txt"),
                 memory_errors_as_job_failed(),
                 exits_as_job_failed(),
             ):
@@ -138,7 +140,7 @@ def execute_job(
                     record.result = task.run(inputs, context)
                 add_plugin_metrics(config.metrics, recorder.done, record.result)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
-            record.error = record.result.problem_message
+            record.error = record.result.found_problems_message
         except KeyboardInterrupt as stop:
             record.status, record.error = Status.KILLED, signals.format_interruption_message(stop)
             raise

@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from runner_base.errors import TrackingError as TrackingError
     from runner_base.errors import check_value as check_value
     from runner_base.errors import convert_write_error as convert_write_error
+    from runner_base.errors import format_unknown_choice_message as format_unknown_choice_message
     from runner_base.errors import is_out_of_memory_error as is_out_of_memory_error
     from runner_base.errors import join_first_names as join_first_names
     from runner_base.errors import os_errors_as_data_error as os_errors_as_data_error
     from runner_base.errors import run_with_exit_code as run_with_exit_code
     from runner_base.errors import to_one_line as to_one_line
-    from runner_base.errors import unknown_choice_message as unknown_choice_message
     from runner_base.fields import HASHED as HASHED
     from runner_base.fields import MISSING as MISSING
     from runner_base.fields import UNLESS_DEFAULT as UNLESS_DEFAULT
@@ -120,7 +120,7 @@ PLACES = {
     "JobAlreadyRunning": "errors",  # another process is running the same job
     "INTERRUPTED": "errors",  # the exit code after Ctrl-C
     "check_value": "errors",  # raises ConfigError `key=value: need` unless a condition holds
-    "unknown_choice_message": "errors",  # "no WHAT 'word'", with the nearest choice and all choices
+    "format_unknown_choice_message": "errors",  # "no WHAT 'word'", with the nearest choice and all choices
     "join_first_names": "errors",  # the first few of many names
     "to_one_line": "errors",  # the beginning of a library's message
     "os_errors_as_data_error": "errors",  # a context in which an unreadable file is a DataError

@@ -18,7 +18,7 @@ from runner_base.known_secrets import untrusted_child_environment
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def start_python(
+def start_python_child_process(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     should_inherit_secrets: bool = True,

@@ -22,11 +22,11 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         code: Code = "unknown_choice" if message.startswith(UNRECOGNIZED) else "bad_value"
         if code == "unknown_choice":
-            message = self._describe_unrecognized(message.removeprefix(UNRECOGNIZED).split(" "))
+            message = self._describe_unrecognized_argument(message.removeprefix(UNRECOGNIZED).split(" "))
         end = "" if message.endswith("?") else "."
         raise ConfigError(f"{message}{end} All options: {self.prog} --help", code=code)
 
-    def _describe_unrecognized(self, arguments: Sequence[str]) -> str:
+    def _describe_unrecognized_argument(self, arguments: Sequence[str]) -> str:
         known = [name for action in self._actions for name in action.option_strings]
         option = next((argument for argument in arguments if argument.startswith("-")), "")
         if not option:

@@ -63,7 +63,7 @@ class Degeneration:
 def measure_degeneration(text: str) -> Degeneration:
     text_words = _split_words(text)
     return Degeneration(
-        loop=find_loop(text),
+        loop=find_longest_text_loop(text),
         repeated_ngram_share=_compute_repeated_share(text_words),
         distinct_word_share=len(set(text_words)) / len(text_words) if text_words else 1.0,
         has_script_change=has_script_change(text),
@@ -72,13 +72,13 @@ def measure_degeneration(text: str) -> Degeneration:
     )
 
 
-def find_loop(text: str) -> Loop | None:
+def find_longest_text_loop(text: str) -> Loop | None:
     """Return the longest loop of a text, which may be anywhere in it. None if the text has no loop.
 
     A loop may count: its units may differ in their numbers.
     """
     text = " ".join(text.split())
-    return _find_exact_loop(text) or _find_counting_loop(text)
+    return _find_exact_loop(text) or _find_loop_with_changing_numbers(text)
 
 
 def find_loop_at_end(text: str) -> Loop | None:
@@ -90,7 +90,7 @@ def find_loop_at_end(text: str) -> Loop | None:
     return loop if loop is not None and loop.is_at_end else None
 
 
-def _find_counting_loop(text: str) -> Loop | None:
+def _find_loop_with_changing_numbers(text: str) -> Loop | None:
     loop = _find_exact_loop(NUMBER.sub("0", text))
     if loop is None or loop.repeats < MIN_COUNTING_REPEATS:
         return None

@@ -91,7 +91,7 @@ class Picture:
 
 def draw_plots_in_child_process(module: str, folder: Path) -> None:
     """Draw a folder's plots in a child process, so that matplotlib's memory is freed afterwards."""
-    process = child_process.start_python(
+    process = child_process.start_python_child_process(
         "-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     _, errors = process.communicate()

@@ -31,7 +31,7 @@ def run_command(
         return command()
 
     install_fault_tolerant_streams()
-    if is_own_program():
+    if was_started_as_runner_command():
         process_role.mark_as_command()
     sys.excepthook = print_traceback
     code: Any
@@ -56,7 +56,7 @@ def run_command(
     sys.exit(code)
 
 
-def is_own_program(*names: str) -> bool:
+def was_started_as_runner_command(*names: str) -> bool:
     """Whether this process was started as one of our commands, or as one of those with these names."""
     main = sys.modules["__main__"]
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None) or ""
@@ -66,7 +66,7 @@ def is_own_program(*names: str) -> bool:
 
 def is_main_program() -> bool:
     """Whether this process was started as the command `runner`, and nobody traces or profiles it."""
-    return is_own_program("runner") and sys.gettrace() is None and sys.getprofile() is None
+    return was_started_as_runner_command("runner") and sys.gettrace() is None and sys.getprofile() is None
 
 
 def exit_without_teardown(code: int) -> None:

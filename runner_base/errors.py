@@ -264,7 +264,7 @@ def find_closest_names(name: str, options: list[str]) -> list[str]:
     ]
 
 
-def unknown_choice_message(
+def format_unknown_choice_message(
     kind: str, name: str, choices: Iterable[str], suggestions: Iterable[str] = (), show_choices: bool = True
 ) -> str:
     """Format a message about an unknown choice, with suggestions and the list of choices.

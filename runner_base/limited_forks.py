@@ -68,7 +68,7 @@ class _ServerProcess:
     used_at: float = 0.0
     timer: threading.Timer | None = None
 
-    def stop_process(self) -> None:
+    def stop_fork_server_process(self) -> None:
         process, control, timer = self.process, self.control, self.timer
         self.control = self.timer = None
         if timer is not None:
@@ -93,7 +93,7 @@ class LimitedForks:
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(limits.at_once)
         self._shared = _ServerProcess()
-        self._finalizer = weakref.finalize(self, self._shared.stop_process)
+        self._finalizer = weakref.finalize(self, self._shared.stop_fork_server_process)
 
     @property
     def pid(self) -> int | None:
@@ -104,7 +104,7 @@ class LimitedForks:
     def stop_server(self) -> None:
         """End the server. The next message starts another one."""
         with self._lock:
-            self._shared.stop_process()
+            self._shared.stop_fork_server_process()
 
     def request(
         self, message: bytes, should_continue: Callable[[], bool] = lambda: True
@@ -151,14 +151,14 @@ class LimitedForks:
                     socket.send_fds(control, [b"m"], [connection.fileno()])
                     return
                 except OSError:
-                    self._shared.stop_process()
+                    self._shared.stop_fork_server_process()
 
     def _start_server(self) -> None:
-        self._shared.stop_process()
+        self._shared.stop_fork_server_process()
         parent_end, child_end = socket.socketpair()
         limits = (self._limits.cpu_s, self._limits.memory_mib)
         with child_end:
-            self._shared.process = child_process.start_python(
+            self._shared.process = child_process.start_python_child_process(
                 "-S",
                 "-B",
                 "-X",
@@ -193,7 +193,7 @@ def _stop_idle_fork_server(owner_ref: weakref.ref[LimitedForks]) -> None:
             return
         is_idle = time.monotonic() - shared.used_at >= asking._limits.idle_s
         if is_idle and not shared.under_way:
-            shared.stop_process()
+            shared.stop_fork_server_process()
         else:
             asking._schedule_idle_server_stop()
 

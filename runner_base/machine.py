@@ -76,7 +76,7 @@ def reset_peak_rss_counter() -> bool:
 def describe_machine() -> dict[str, str]:
     return {
         "cpu": _read_cpu_model(),
-        "cores": str(available_cores()),
+        "cores": str(count_available_cpu_cores()),
         "memory_gib": str(round(_total_memory_bytes() / 1024**3)),
         "gpus": ", ".join(visible_gpu_models()) or "none",
     }
@@ -133,13 +133,13 @@ def _measure_other_processes_cpu_s() -> float:
 def _measure_process_tree_cpu_ticks() -> int:
     """CPU time of this process and its descendants, in clock ticks."""
     of = _read_process_table()
-    own = _find_descendants(of)
+    own = _find_current_process_tree(of)
     return sum(ticks for process, (_, ticks) in of.items() if process in own)
 
 
 def descendant_pids() -> set[int]:
     """Return the ids of this process and its descendants."""
-    return _find_descendants(_read_process_table())
+    return _find_current_process_tree(_read_process_table())
 
 
 def _read_process_table() -> dict[int, tuple[int, int]]:
@@ -154,7 +154,7 @@ def _read_process_table() -> dict[int, tuple[int, int]]:
     return of
 
 
-def _find_descendants(process_table: Mapping[int, tuple[int, int]]) -> set[int]:
+def _find_current_process_tree(process_table: Mapping[int, tuple[int, int]]) -> set[int]:
     family, grown = {os.getpid()}, True
     while grown:
         more = {process for process, (parent, _) in process_table.items() if parent in family} - family
@@ -177,7 +177,7 @@ def _run_git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def available_cores() -> int:
+def count_available_cpu_cores() -> int:
     """Return the number of CPU cores that this process may use, given its affinity and container."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([available, *map(math.ceil, read_cgroup_cpu_limits())]))
@@ -193,7 +193,7 @@ def num_threads_for_model(num_parameters: int) -> int:
 
     A fixed rule, rather than a trial run, keeps answers reproducible.
     """
-    return 1 if num_parameters < ONE_THREAD_BELOW_PARAMETERS else available_cores()
+    return 1 if num_parameters < ONE_THREAD_BELOW_PARAMETERS else count_available_cpu_cores()
 
 
 def library_versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner_base.entry_points import find_plugin_packages
-from runner_base.errors import ConfigError, unknown_choice_message
+from runner_base.errors import ConfigError, format_unknown_choice_message
 from runner_base.fields import get_choice_name
 
 T = TypeVar("T")
@@ -126,7 +126,9 @@ def describe_unknown_entry_point_groups() -> tuple[str, ...]:
     known = [*OF_OPTIONS.values(), *OF_COMPARISON]
     return tuple(
         f"{package}: entry points of {group} are ignored: "
-        f"{unknown_choice_message('group of entry points', group, known, _groups_with_same_ending(group, known))}"
+        + format_unknown_choice_message(
+            "group of entry points", group, known, _groups_with_same_ending(group, known)
+        )
         for package in find_plugin_packages()
         for group in package.groups
         if group.startswith(PREFIXES) and group not in known
@@ -219,7 +221,7 @@ def check_plug_in_exists(key: str, kind: str, name: str) -> None:
     """Raise ConfigError if no installed package provides a plug-in of this kind and name."""
     if name not in (known := find_plug_ins(kind)):
         problem = (
-            unknown_choice_message(kind, name, known)
+            format_unknown_choice_message(kind, name, known)
             if known
             else f"no installed package provides any {kind} plug-in (see docs/plugins.md)"
         )

@@ -45,7 +45,7 @@ def _format_lines(repeat: int, measurements: Mapping[str, float]) -> Iterator[st
         yield dump_signed_line({"measure": name, "repeat": repeat, "value": value}) + "\n"
 
 
-def format_repeats(measures: Mapping[str, Sequence[float]]) -> str:
+def format_repeated_measurements_as_jsonl(measures: Mapping[str, Sequence[float]]) -> str:
     """Return the content of repeats.jsonl for metrics that were measured in all repeats."""
     repeats = zip(*measures.values(), strict=True)
     return "".join(
@@ -56,11 +56,11 @@ def format_repeats(measures: Mapping[str, Sequence[float]]) -> str:
 
 
 def read_repeats(path: Path) -> dict[str, list[float]]:
-    """Return the values of each metric that was measured in all repeats. See parse_repeats."""
-    return parse_repeats(path.read_text(encoding="utf-8"))
+    """Return the values of each metric that was measured in all repeats. See parse_metric_values_of_repeats."""
+    return parse_metric_values_of_repeats(path.read_text(encoding="utf-8"))
 
 
-def parse_repeats(text: str) -> dict[str, list[float]]:
+def parse_metric_values_of_repeats(text: str) -> dict[str, list[float]]:
     """Return the values of each metric that was measured in all repeats.
 
     A metric with fewer repeats, e.g. one that ran out of memory, is omitted. Raises

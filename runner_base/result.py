@@ -266,7 +266,7 @@ class Result:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @property
-    def problem_message(self) -> str | None:
+    def found_problems_message(self) -> str | None:
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         return f"{format_count(count, 'problem')} found:{lines}" if count else None

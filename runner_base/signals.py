@@ -124,7 +124,7 @@ def _resend_last_signal_until_handled() -> None:
             time.sleep(AGAIN_S)
 
 
-def _is_in_lost_signal_hook(frame: FrameType | None) -> bool:
+def _is_inside_signal_resend_hook(frame: FrameType | None) -> bool:
     """Return whether a frame belongs to the hook for lost signals, in which Python ignores exceptions."""
     while frame is not None and frame.f_code is not _ResendLostSignal.__call__.__code__:
         frame = frame.f_back
@@ -157,7 +157,7 @@ def preserve_signal_handlers() -> Iterator[None]:
 
 def handle_signal(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
     """Handle a signal now, defer it, or raise KeyboardInterrupt, depending on the state."""
-    _state.last, _state.acted = number, not _is_in_lost_signal_hook(frame)
+    _state.last, _state.acted = number, not _is_inside_signal_resend_hook(frame)
     if not _state.acted:
         return
     if _state.instead is not None:

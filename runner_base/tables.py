@@ -242,7 +242,7 @@ class _LayoutCache:
         self._columns, self._narrow, self._most_lines = columns, wrap_column, max_lines
         self._known: dict[tuple[int, int], Column | None] = {}
 
-    def wrap_to_width(self, column_index: int, width: int) -> Column | None:
+    def wrap_column_to_width(self, column_index: int, width: int) -> Column | None:
         """Return a column wrapped to at most this width, or None if the width is too small."""
         key = (column_index, width)
         if key not in self._known:
@@ -254,7 +254,9 @@ class _LayoutCache:
 
     def min_width(self, index: int, max_width: int) -> int:
         """Return the smallest width to which a column can be wrapped, at most `max_width`."""
-        return bisect_left(range(max_width), True, key=lambda width: bool(self.wrap_to_width(index, width)))
+        return bisect_left(
+            range(max_width), True, key=lambda width: bool(self.wrap_column_to_width(index, width))
+        )
 
 
 def _narrow_widest_columns(columns: list[Column], layouts: _LayoutCache, max_width: int) -> list[Column]:
@@ -268,7 +270,7 @@ def _narrow_widest_columns(columns: list[Column], layouts: _LayoutCache, max_wid
 
     def layout_at(widest: int) -> list[Column]:
         return [
-            (layouts.wrap_to_width(index, limit) if limit < widths[index] else None) or column
+            (layouts.wrap_column_to_width(index, limit) if limit < widths[index] else None) or column
             for index, column in enumerate(columns)
             for limit in [max(widest, least[index])]
         ]

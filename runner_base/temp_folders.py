@@ -66,7 +66,7 @@ def remove_folder(folder: Path) -> None:
             os.close(lock)
 
 
-def require_user_owned(folder: Path) -> None:
+def require_folder_owned_by_user(folder: Path) -> None:
     """Raise PermissionError if a path is a link or not a folder of this user."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

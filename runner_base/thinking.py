@@ -121,7 +121,7 @@ def parse_thinking_spans(
             in_code, has_pair = not in_code, False
             continue
         closes, is_answer = _tags_by_closing(tags).get(_normalize_tag(mark[0])), bool(spans) and not is_open
-        followers = _get_chars_after_quoted_tag(mark, closes is not None, opening, is_open, is_answer)
+        followers = _get_chars_marking_tag_mention(mark, closes is not None, opening, is_open, is_answer)
         if mark.span() in forced_tags:
             followers, in_code = "", False
         is_last = mark.end() == len(text) and not is_complete
@@ -140,7 +140,7 @@ def parse_thinking_spans(
     return TaggedSpans([*spans, Span(at, len(text), is_open)], tag, is_undecided)
 
 
-def _get_chars_after_quoted_tag(
+def _get_chars_marking_tag_mention(
     tag_match: re.Match[str], is_closing: bool, opening: re.Match[str] | None, is_open: bool, is_answer: bool
 ) -> str | None:
     """Return the characters that, if they follow a tag, show that the text only mentions the tag.

@@ -296,7 +296,7 @@ def _load_cached_torch_gpus(version: str, visible_devices: tuple[str | None, ...
 
 def _query_torch_gpus_in_subprocess() -> list[Any] | None:
     pipe = subprocess.PIPE
-    with child_process.start_python(
+    with child_process.start_python_child_process(
         "-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
     ) as process:
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from runner_compare.features.recall.card import RecallCard as RecallCard
     from runner_compare.features.savings.compute import get_agent_graph_origin as get_agent_graph_origin
-    from runner_compare.features.tool_calls.render import add_tool_results as add_tool_results
+    from runner_compare.features.tool_calls.render import add_tool_call_metrics as add_tool_call_metrics
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
     from runner_compare.metrics import LOG_LIKELIHOOD as LOG_LIKELIHOOD
@@ -127,7 +127,7 @@ PLACES = {
     "TEXT_END": "model.data",  # characters of a text that are shown
     "JOB_ID": "model.data",  # the key by which a run is named
     "ENGINE": "model.data",  # the fact that names the engine of another program
-    "add_tool_results": "features.tool_calls.render",  # of a job that offers functions: the shares of each step
+    "add_tool_call_metrics": "features.tool_calls.render",  # of a job that offers functions: the shares of each step
     "RecallCard": "features.recall.card",  # of a job that asks about long texts: its figures and pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures

@@ -13,10 +13,10 @@ from pathlib import Path
 from runner_base import (
     ConfigError,
     JobFailed,
+    format_unknown_choice_message,
     join_first_names,
     print_message,
     run_with_exit_code,
-    unknown_choice_message,
 )
 from runner_compare.features.across_tools.compute import pair_questions_across_tools
 from runner_compare.features.files.compute import compare_model_files
@@ -25,10 +25,10 @@ from runner_compare.features.flips.compute import TableFlips, find_flipped_quest
 from runner_compare.features.gates.section import (
     Requirements,
     RequirementTerm,
-    check_requirements,
+    check_requirements_on_runs,
     collect_requirements,
     format_unmet_requirements,
-    merge_margins,
+    merge_margins_with_requirements,
     parse_requirements,
 )
 from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
@@ -38,7 +38,7 @@ from runner_compare.features.pooled.section import ComparisonPooledTables
 from runner_compare.features.recall.compute import apply_recall_margin
 from runner_compare.features.recovery.compute import ComparisonRecovery, build_recovery_table
 from runner_compare.features.recovery.render.card import check_card_paths, write_cards
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.features.seeds.compute import require_pooled_seeds
 from runner_compare.features.tokens.render.tables import write_llama_perplexity_statistics
 from runner_compare.model.comparison import Comparison, View
@@ -134,7 +134,7 @@ def build_comparison(
     missing = [*jobs_without_result, *select_missing_jobs(options, grid_jobs, runs)]
     target = records.find_log_target(runs) if records is not None and options.log else None
     terms = parse_requirements(options.require, runs)
-    margins = merge_margins(terms, parse_margins(options.margin))
+    margins = merge_margins_with_requirements(terms, parse_margins(options.margin))
     if options.flips:
         tables = [build_flipped_questions_table(options, runs, every_run, reader)]
     else:
@@ -156,7 +156,7 @@ def build_comparison(
     comparison = Comparison(tables, view)
     comparison.get_section_data(ComparisonMissingJobs).jobs = missing
     unanswered = [] if options.count_errors else find_jobs_with_errors(chosen)
-    comparison.get_section_data(Requirements).of_rows = check_requirements(
+    comparison.get_section_data(Requirements).of_rows = check_requirements_on_runs(
         tables, terms, reader, [*missing, *unanswered]
     )
     if options.files:
@@ -260,7 +260,7 @@ def apply_run_selection_options(
 
 def set_team_names(runs: list[Run], reader: Reader) -> list[Run]:
     """Set the param `team` of agent runs. Raises ConfigError if no run is an agent run."""
-    for section in load_sections():
+    for section in load_comparison_sections():
         if isinstance(section, NamesRuns):
             runs = [*section.name_runs(runs, reader)]
     if not any(TEAM in run.params for run in runs):
@@ -289,7 +289,7 @@ def select_runs(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     if options.task:
         if options.task not in tasks:
             raise ConfigError(
-                unknown_choice_message("task with finished runs", options.task, tasks),
+                format_unknown_choice_message("task with finished runs", options.task, tasks),
                 key="--task",
                 value=options.task,
                 code="unknown_choice",

@@ -17,7 +17,7 @@ from runner_base import (
     environment,
     escape_control_characters,
     format_count,
-    unknown_choice_message,
+    format_unknown_choice_message,
 )
 from runner_compare.command import build_comparison
 from runner_compare.features.gates.section import Requirement, collect_requirements
@@ -97,7 +97,7 @@ class ComparedRuns:
         """Return the output as text. `form` is table, markdown, json or csv."""
         if form not in FORMATS:
             raise ConfigError(
-                unknown_choice_message("form", form, [*FORMATS]),
+                format_unknown_choice_message("form", form, [*FORMATS]),
                 key=f"to_text({form!r})",
                 code="unknown_choice",
             )
@@ -246,7 +246,9 @@ def _parse_keyword_options(options: Mapping[str, Any]) -> Any:
                     code="unsupported",
                 )
             raise ConfigError(
-                unknown_choice_message("option", key, sorted(known)), key=argument, code="unknown_choice"
+                format_unknown_choice_message("option", key, sorted(known)),
+                key=argument,
+                code="unknown_choice",
             )
         option = f"--{key.replace('_', '-')}"
         if value is True:

@@ -175,7 +175,7 @@ def _parse_subcommand(name: str, *arguments: str) -> None:
     elif name == "gate":
         gate.create_gate_parser().parse_args(arguments)
     else:
-        gate.create_pack_parser().parse_args(arguments)
+        gate.create_pack_command_parser().parse_args(arguments)
 
 
 def _parse(program: str) -> Callable[[list[str]], object]:
@@ -204,7 +204,7 @@ def _check_runner(arguments: list[str]) -> None:
     ):
         left: list[str] = []
         if options.multirun:
-            composed, left = composer.compose_without_missing_keys(overrides)
+            composed, left = composer.compose_config_without_missing_keys(overrides)
         else:
             composed = composer.compose(overrides)
         known |= {line.partition("=")[0] for line in overrides if line not in left}

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from runner_base.temp_folders import remove_folder, require_user_owned
+from runner_base.temp_folders import remove_folder, require_folder_owned_by_user
 from tools.check_docs import ROOT
 
 # what commands of a clone find beside them
@@ -170,7 +170,7 @@ def empty_folder(name: str) -> Iterator[Path]:
     it is free."""
     place = Path(tempfile.gettempdir()).resolve() / "runner-pages"
     place.mkdir(exist_ok=True)
-    require_user_owned(place)
+    require_folder_owned_by_user(place)
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = place / name

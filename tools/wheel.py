@@ -49,7 +49,7 @@ def compile_variants(compiler: str, variants: list[PrebuiltVariant], folder: Pat
         output = folder / f"{variant.name}.{unit}.o"
         subprocess.run(building.build_compile_command(compiler, unit, output, variant.flags), check=True)
 
-    with ThreadPoolExecutor(machine.available_cores()) as several:
+    with ThreadPoolExecutor(machine.count_available_cpu_cores()) as several:
         for done in [
             several.submit(compiled, variant, unit) for variant in variants for unit in building.UNITS
         ]:

@@ -16,7 +16,7 @@ import numpy as np
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_compare.statistics.accuracy_intervals import compute_accuracy_metrics
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 Drawing = Callable[[np.random.Generator, int], Numbers]
 
@@ -48,8 +48,8 @@ def main() -> int:
                     (right / answers).tolist(), [None] * questions, [answers] * questions
                 )
                 low, high = figures["accuracy_low"], figures["accuracy_high"]
-                as_questions = wilson_interval(int(right.sum()), questions * answers)
-                majority = wilson_interval(int((2 * right > answers).sum()), questions)
+                as_questions = compute_wilson_interval(int(right.sum()), questions * answers)
+                majority = compute_wilson_interval(int((2 * right > answers).sum()), questions)
                 for way, ends in enumerate(((low, high), as_questions, majority)):
                     inside[way] += ends[0] <= truth <= ends[1]
                 width += 100 * (high - low) / jobs

@@ -20,7 +20,7 @@ from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
 from runner_base.generated_positions import split_by_generated_position
-from runner_compare.statistics import ALPHA, decide_comparisons
+from runner_compare.statistics import ALPHA, decide_comparisons_with_holm
 from runner_compare.statistics.answer_positions import (
     START_TOKENS,
     create_kl_growth_tests,
@@ -95,7 +95,7 @@ def find_starts(candidates: Sequence[Sequence[Numbers]]) -> list[int | None]:
         for number, candidate in enumerate(candidates)
         for first, test in create_kl_growth_tests(to_likelihoods(candidate), {}).items()
     }
-    decisions = dict(zip(tests, decide_comparisons(tests.values()), strict=True))
+    decisions = dict(zip(tests, decide_comparisons_with_holm(tests.values()), strict=True))
     return [
         find_kl_growth_start({first: one for (of, first), one in decisions.items() if of == number})
         for number in range(len(candidates))

@@ -23,7 +23,7 @@ from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table
 
 from runner.core.finishing import WANTED, AnswerLength, FinishingCurve
 from runner_compare.model.data import Run
-from runner_compare.statistics import Decision, Finding, decide_comparisons
+from runner_compare.statistics import Decision, Finding, decide_comparisons_with_holm
 from runner_compare.statistics.accuracy_intervals import compute_accuracy_bound_metrics
 from runner_compare.statistics.seed_means import (
     compute_accuracy_interval_over_seeds,
@@ -32,7 +32,7 @@ from runner_compare.statistics.seed_means import (
 from runner_compare.statistics.stats import (
     compute_clopper_pearson_interval,
     compute_unpaired_difference_interval,
-    wilson_interval,
+    compute_wilson_interval,
 )
 from runner_compare.ways.verdicts import compare_pair
 
@@ -55,7 +55,7 @@ def exact_rates() -> None:
     truths = np.linspace(0.0005, 0.9995, 1999)
     for n in (10, 20, 50, 100, 200, 1319):
         chances, cells = binom.pmf(np.arange(n + 1)[:, None], n, truths), []
-        for interval in (compute_clopper_pearson_interval, wilson_interval):
+        for interval in (compute_clopper_pearson_interval, compute_wilson_interval):
             ends = np.array([interval(k, n) for k in range(n + 1)])
             beyond = [(chances * (ends[:, :1] > truths)).sum(0), (chances * (ends[:, 1:] < truths)).sum(0)]
             worst = np.maximum(*beyond)
@@ -79,7 +79,7 @@ def unpaired_rates() -> None:
     for n in (20, 50, 100, 200, 400):
         counts, cells = np.arange(n + 1), []
         for pairs in ([(p, p - d) for p in high_rates for d in DIFFERENCES], extremes):
-            for interval in (compute_clopper_pearson_interval, wilson_interval):
+            for interval in (compute_clopper_pearson_interval, compute_wilson_interval):
                 ends = np.array([interval(int(k), n) for k in counts])
                 shares = counts / n
                 below, above = shares - ends[:, 0], ends[:, 1] - shares
@@ -166,7 +166,7 @@ def holds(
     (solved,), (lengths,) = drawn(generator, n, [accuracy], harder)
     is_cut = lengths > limit_for(share)
     seen = solved & ~is_cut
-    low, high = wilson_interval(int(seen.sum()), n)
+    low, high = compute_wilson_interval(int(seen.sum()), n)
     found = compute_accuracy_bound_metrics(seen.tolist(), (seen | is_cut).tolist(), [None] * n)
     ends = (found["accuracy_uncut_low"], found["accuracy_uncut_high"]) if found else (low, high)
     return ends[0] <= accuracy <= ends[1], low <= accuracy <= high
@@ -199,7 +199,7 @@ def compared(
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
     base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
-    (decision,) = decide_comparisons([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons_with_holm([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision
 
 

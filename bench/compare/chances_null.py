@@ -16,7 +16,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner_compare.model.data import QuestionOutcome, Run
 from runner_compare.model.repeated_answers import AnswerVotes, RepeatedAnswerMetric
-from runner_compare.statistics import Finding, decide_comparisons
+from runner_compare.statistics import Finding, decide_comparisons_with_holm
 from runner_compare.ways.numbers import create_metric_test
 
 NAMES = ("pass@1", "pass@4", "maj@4", "pass^4")
@@ -37,7 +37,7 @@ def outcomes(
         wrong = generator.multinomial(answers - right, [1 / WRONG] * WRONG).tolist()
         votes = AnswerVotes(right, tuple(sorted(count for count in wrong if count)))
         cluster = str(question // family) if family else None
-        value = chance.estimate_for_question(right, answers, votes)
+        value = chance.estimate_metric_for_question(right, answers, votes)
         drawn.append(QuestionOutcome(2 * right > answers, "p", cluster, (right, answers), value))
     return drawn
 
@@ -50,7 +50,7 @@ def finding(sides: list[list[QuestionOutcome]], name: str) -> Finding:
         reader.answers[str(number)] = {
             (index, f"question {index}", ""): outcome for index, outcome in enumerate(side)
         }
-    (decision,) = decide_comparisons([create_metric_test(runs[0], runs[1], reader)])
+    (decision,) = decide_comparisons_with_holm([create_metric_test(runs[0], runs[1], reader)])
     return decision.finding
 
 

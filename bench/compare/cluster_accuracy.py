@@ -13,7 +13,7 @@ from cluster_null import SETTINGS, answers
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics.accuracy_intervals import clustered_accuracy_interval
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 FURTHER = [(6, 30, False, 0.8), (18, 11, False, 0.27), (30, 10, True, 0.99), (40, 25, True, 0.3)]
 
@@ -36,7 +36,9 @@ def main() -> int:
         for _ in range(jobs):
             (solved,), family = answers(generator, families, mean, unequal, [accuracy])
             by_families = clustered_accuracy_interval(solved.tolist(), family.tolist())
-            for way, (low, high) in enumerate((by_families, wilson_interval(int(solved.sum()), len(solved)))):
+            for way, (low, high) in enumerate(
+                (by_families, compute_wilson_interval(int(solved.sum()), len(solved)))
+            ):
                 inside[way] += low <= accuracy <= high
                 widths[way] += 100 * (high - low) / jobs
         size, (rate, independent) = (f"{mean}{' unequal' * unequal}", (Rate(times, jobs) for times in inside))

@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     Finding,
     MarginVerdict,
     MeanFlipTest,
-    decide_comparisons,
+    decide_comparisons_with_holm,
     ratios,
 )
 from runner_compare.ways.verdicts import compare_pair
@@ -89,7 +89,9 @@ def verdict(
         compared = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    (decision,) = decide_comparisons([compared], {} if margin is None else {compared.effect.measure: margin})
+    (decision,) = decide_comparisons_with_holm(
+        [compared], {} if margin is None else {compared.effect.measure: margin}
+    )
     return decision
 
 
@@ -102,7 +104,7 @@ def wrong(
     test = MeanFlipTest(
         differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples
     )
-    (it,) = decide_comparisons([test])
+    (it,) = decide_comparisons_with_holm([test])
     return (
         it.finding is not Finding.open,
         not it.low <= 0 <= it.high,

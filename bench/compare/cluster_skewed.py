@@ -23,7 +23,7 @@ from simulation import Limits, Numbers, Rate, Table, begin
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.empirical_likelihood import (
     compute_empirical_likelihood_p_values,
-    find_smallest_gaps_between_sums,
+    find_smallest_nonzero_gaps,
 )
 from runner_compare.statistics.paired_means import MeanDifference, compute_mean_p_values
 from runner_compare.statistics.ratios import compute_sign_flip_p_value
@@ -132,8 +132,7 @@ def controls(sums: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
     t = np.abs(mean) / np.where(error > 0, error, 1.0)
     by_student = np.where(error > 0, 2 * stdtr(count - 1, -t), np.where(mean == 0, 1.0, 0.0))
     before = np.maximum(
-        by_student,
-        compute_empirical_likelihood_p_values(sums, sizes, 0.0, find_smallest_gaps_between_sums(sums)),
+        by_student, compute_empirical_likelihood_p_values(sums, sizes, 0.0, find_smallest_nonzero_gaps(sums))
     )
     return by_student, with_flips(before, sums)
 

@@ -25,8 +25,8 @@ from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Table, begin
 from runner.options.code.scores import compute_pass_at_k
 from runner.options.instructions.judging import FollowedInstructions
 from runner.options.instructions.scores import CheckedPrompt, compute_instruction_metrics
-from runner_compare.statistics import ALPHA, Finding, decide_comparisons
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics import ALPHA, Finding, decide_comparisons_with_holm
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
 PROBLEMS = [(20, 4, 2), (164, 4, 2), (164, 10, 8)]  # problems, answers to each, k
@@ -50,7 +50,7 @@ def miss_pass_at_k(
         solved = generator.binomial(answers, draw(generator, problems)).tolist()
         metrics, _ = compute_pass_at_k(solved, answers)
         ends = metrics[f"pass_at_k_low/{k}"], metrics[f"pass_at_k_high/{k}"]
-        alone = wilson_interval(metrics[f"pass_at_k/{k}"] * problems * answers, problems * answers)
+        alone = compute_wilson_interval(metrics[f"pass_at_k/{k}"] * problems * answers, problems * answers)
         for way, (low, high) in enumerate((ends, alone)):
             missed[way] += not low <= truth <= high
     return Rate(missed[0], jobs), Rate(missed[1], jobs)
@@ -72,7 +72,7 @@ def miss_instruction_accuracy(
         metrics = compute_instruction_metrics(checked)
         name, count = "instruction_strict_accuracy", int(metrics["instructions"])
         ends = metrics[f"{name}_low"], metrics[f"{name}_high"]
-        alone = wilson_interval(metrics[name] * count, count)
+        alone = compute_wilson_interval(metrics[name] * count, count)
         for way, (low, high) in enumerate((ends, alone)):
             missed[way] += not low <= accuracy <= high
     return Rate(missed[0], jobs), Rate(missed[1], jobs)
@@ -108,7 +108,7 @@ def find_differences(
             reader = Drawn(int((thirds == third).sum()))
             runs = [reader.add(f"run-{number}", line[thirds == third]) for number, line in enumerate(healthy)]
             comparisons += [compare_pair(run, runs[0], reader) for run in runs[1:]]
-        decisions = decide_comparisons(comparisons)
+        decisions = decide_comparisons_with_holm(comparisons)
         said[0] += any(decision.finding is not Finding.open for decision in decisions)
         said[1] += any(decision.p is not None and decision.p < ALPHA for decision in decisions)
     return Rate(said[0], tables), Rate(said[1], tables)

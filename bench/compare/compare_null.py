@@ -16,7 +16,7 @@ import numpy as np
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin, disagreement, drawn_run
 
 from runner_compare.model.data import TableRow
-from runner_compare.statistics import ALPHA, Finding, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, decide_comparisons_with_holm
 from runner_compare.statistics.planning import find_smallest_detectable_difference
 from runner_compare.statistics.stats import find_detectable_unpaired_difference
 from runner_compare.ways.verdicts import compare_pair, compare_unpaired_accuracies
@@ -44,14 +44,16 @@ def lost_on_top(generator: np.random.Generator, solved: Solved, gap: float) -> S
 def verdicts(solved: Solved, reader: Drawn) -> list[TableRow]:
     """Compare each run but the first with the first, as one table does."""
     runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
-    decisions = decide_comparisons([compare_pair(run, runs[0], reader) for run in runs[1:]])
+    decisions = decide_comparisons_with_holm([compare_pair(run, runs[0], reader) for run in runs[1:]])
     return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], decisions, strict=True)]
 
 
 def unpaired_verdict(first: Solved, second: Solved) -> TableRow:
     """Compare two runs on other questions."""
     base, run = drawn_run("base", first), drawn_run("run", second)
-    return TableRow(run, {}, effects=decide_comparisons([compare_unpaired_accuracies(run, base, "drawn")]))
+    return TableRow(
+        run, {}, effects=decide_comparisons_with_holm([compare_unpaired_accuracies(run, base, "drawn")])
+    )
 
 
 def found(rows: Sequence[TableRow]) -> bool:

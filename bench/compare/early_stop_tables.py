@@ -26,7 +26,7 @@ from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagr
 from runner.records.jobs import Job
 from runner.tasks.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
-from runner_compare.statistics import Finding, McNemarTest, SequentialTest, Test, decide_comparisons
+from runner_compare.statistics import Finding, McNemarTest, SequentialTest, Test, decide_comparisons_with_holm
 from runner_compare.statistics.sequential import Side
 
 QUESTIONS = 500
@@ -85,7 +85,7 @@ class Tables:
     def add(self, decisions: list[Side], tests: Sequence[Test]) -> None:
         """Judge a table as runner-compare does, with what its jobs have decided."""
         said = [FOUND[decision] for decision in decisions]
-        findings = [decision.finding for decision in decide_comparisons(tests)]
+        findings = [decision.finding for decision in decide_comparisons_with_holm(tests)]
         self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
         self.decided += sum(it is not Finding.open for it in said)
         self.kept += sum(
@@ -164,8 +164,10 @@ def about_margin(
     for _ in range(count):
         ours, theirs = answers(generator, questions, accuracies, rho)
         job = job_of(ours, theirs, 1, margin)
-        (effect,) = decide_comparisons([effect_of(job.asked, ours, theirs, 1)], {"accuracy": margin})
-        (tango,) = decide_comparisons([effect_of_all(ours, theirs)], {"accuracy": margin})
+        (effect,) = decide_comparisons_with_holm(
+            [effect_of(job.asked, ours, theirs, 1)], {"accuracy": margin}
+        )
+        (tango,) = decide_comparisons_with_holm([effect_of_all(ours, theirs)], {"accuracy": margin})
         as_good += effect.verdict in GOOD
         by_tango += tango.verdict in GOOD
         asked.append(job.asked)

@@ -14,8 +14,8 @@ import numpy as np
 from simulation import GOOD, Limits, Rate, Table, begin
 
 from runner_compare.model.data import Run
-from runner_compare.model.table import add_accuracies
-from runner_compare.statistics import McNemarTest, RunComparison, decide_comparisons
+from runner_compare.model.table import add_accuracies_to_comparison
+from runner_compare.statistics import McNemarTest, RunComparison, decide_comparisons_with_holm
 
 QUESTIONS = [100, 300, 1000, 3000]
 MARGINS = [0.02, 0.05]
@@ -36,8 +36,8 @@ def passes(counts: Counts, margin: float) -> tuple[bool, bool, bool]:
         for right in (base + wins - losses, base)
     )
     decisions = [
-        decide_comparisons([one], {"accuracy": margin})[0]
-        for one in (compared, add_accuracies(compared, *sides))
+        decide_comparisons_with_holm([one], {"accuracy": margin})[0]
+        for one in (compared, add_accuracies_to_comparison(compared, *sides))
     ]
     before, now = (decision.verdict in GOOD for decision in decisions)
     return before, before and base + wins > 0, now

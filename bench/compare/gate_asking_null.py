@@ -18,7 +18,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.model.interim_comparison import InterimComparison
 from runner_compare.release_gate.verdicts import GateVerdict
-from runner_compare.statistics import Finding, McNemarTest, decide_comparisons
+from runner_compare.statistics import Finding, McNemarTest, decide_comparisons_with_holm
 from runner_compare.statistics.planning import plan_questions_to_detect
 from runner_compare.statistics.sequential import Side
 
@@ -71,7 +71,7 @@ def find_planted_losses(generator: np.random.Generator, pairs: int, limits: Limi
             assert questions is not None
             chances = [share / 2, share / 2 + loss, 1 - share - loss]
             found = [
-                decide_comparisons([McNemarTest(wins, losses, questions)])[0].finding
+                decide_comparisons_with_holm([McNemarTest(wins, losses, questions)])[0].finding
                 for wins, losses, _ in generator.multinomial(questions, chances, size=pairs).tolist()
             ]
             worse, better = (Rate(found.count(of), pairs) for of in (Finding.worse, Finding.better))

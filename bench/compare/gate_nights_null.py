@@ -19,7 +19,7 @@ from runner_compare.model.data import Run
 from runner_compare.release_gate.compute import check_loss_within_margin
 from runner_compare.release_gate.history import share_of_night
 from runner_compare.release_gate.verdicts import GateVerdict
-from runner_compare.statistics import McNemarTest, decide_comparisons
+from runner_compare.statistics import McNemarTest, decide_comparisons_with_holm
 
 NIGHTS, MARGIN = 30, 0.02
 # the number of questions, the share of them on which both runs disagree, the true difference
@@ -35,7 +35,7 @@ NOBODY = Run("run", "run", "any", "1", "", {}, {})
 @cache
 def verdict_of(wins: int, losses: int, n: int, night: int | None) -> GateVerdict:
     """Return the gate's verdict on one table of pairs."""
-    (decision,) = decide_comparisons([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons_with_holm([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
     return check_loss_within_margin(decision, NOBODY, "", share_of_night(night or 0)).verdict
 
 

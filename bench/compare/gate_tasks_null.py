@@ -17,7 +17,7 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.release_gate.compute import check_loss_within_margin
 from runner_compare.release_gate.verdicts import GateVerdict, find_worst_verdict
-from runner_compare.statistics import McNemarTest, decide_comparisons
+from runner_compare.statistics import McNemarTest, decide_comparisons_with_holm
 
 # the number of tasks and of their questions, the share on which both runs disagree, the tasks with a loss
 SETTINGS = [(tasks, n, 0.08, losing) for n in (500, 2000) for tasks in (1, 3, 8) for losing in {1, tasks}]
@@ -26,7 +26,7 @@ SETTINGS = [(tasks, n, 0.08, losing) for n in (500, 2000) for tasks in (1, 3, 8)
 @cache
 def verdict_of(wins: int, losses: int, n: int, share: float) -> GateVerdict:
     """Return the verdict of one task's test at its share of the error rate."""
-    (decision,) = decide_comparisons([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons_with_holm([McNemarTest(wins, losses, n)], {"accuracy": MARGIN})
     return check_loss_within_margin(decision, NOBODY, "", share).verdict
 
 

@@ -20,7 +20,7 @@ from runs_null import SHAPES, errors
 from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner_base import Likelihood
-from runner_compare.features.gates.section import Requirements, check_requirements, parse_requirements
+from runner_compare.features.gates.section import Requirements, check_requirements_on_runs, parse_requirements
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as Compared
@@ -180,7 +180,7 @@ def cases() -> Iterator[Case]:
 
 def passes(gate: str, run: Run) -> bool:
     table = Compared("any", [], [TableRow(run, {})])
-    check_requirements([table], parse_requirements([gate], [run]))
+    check_requirements_on_runs([table], parse_requirements([gate], [run]))
     return all(it.met for it in table.get_section_data(Requirements).of_rows)
 
 

@@ -24,7 +24,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import NotPaired, Run, TableRow, TextScore
-from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_comparisons
+from runner_compare.statistics import ALPHA, CAUTION, Finding, SignFlipTest, decide_comparisons_with_holm
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
 from runner_compare.statistics.ratios import compute_ratio_standard_error, get_p_value_factor, ratio_of_sums
 from runner_compare.statistics.stats import compute_student_quantile
@@ -113,7 +113,7 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
         return []
     return [
         TableRow(run, {}, effects=[it])
-        for run, it in zip(runs[1:], decide_comparisons(compared), strict=True)
+        for run, it in zip(runs[1:], decide_comparisons_with_holm(compared), strict=True)
     ]
 
 

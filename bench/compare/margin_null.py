@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
-from runner_compare.statistics import POWER, McNemarTest, decide_comparisons
+from runner_compare.statistics import POWER, McNemarTest, decide_comparisons_with_holm
 from runner_compare.statistics.margins import plan_paired_questions
 from tools.commands import samples_of
 
@@ -28,7 +28,7 @@ REAL_QUESTIONS = 600
 @cache
 def is_as_good(wins: int, losses: int, n: int, margin: float) -> bool:
     """Return the verdict on one table of pairs; the same tables are drawn again and again."""
-    (decision,) = decide_comparisons([McNemarTest(wins, losses, n)], {"accuracy": margin})
+    (decision,) = decide_comparisons_with_holm([McNemarTest(wins, losses, n)], {"accuracy": margin})
     return decision.verdict in GOOD
 
 

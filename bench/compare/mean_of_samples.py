@@ -16,7 +16,14 @@ from collections.abc import Callable
 import numpy as np
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import POWER, Finding, McNemarTest, MeanFlipTest, Test, decide_comparisons
+from runner_compare.statistics import (
+    POWER,
+    Finding,
+    McNemarTest,
+    MeanFlipTest,
+    Test,
+    decide_comparisons_with_holm,
+)
 from tools.commands import samples_of
 
 QUESTIONS, ANSWERS = (50, 200), 8
@@ -70,7 +77,7 @@ def rates(
     for _ in range(pairs):
         ours, theirs = draw(n)
         for name, way in WAYS.items():
-            (it,) = decide_comparisons([way(generator, ours, theirs)])
+            (it,) = decide_comparisons_with_holm([way(generator, ours, theirs)])
             claims[name] += it.finding is Finding.better if truth else it.finding is not Finding.open
             missed[name] += not it.low <= truth <= it.high
     return {name: (Rate(claims[name], pairs), Rate(missed[name], pairs)) for name in WAYS}

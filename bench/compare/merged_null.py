@@ -26,7 +26,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 from runner_base import Likelihood
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import Run, TableRow, TextScore
-from runner_compare.statistics import Finding, decide_comparisons
+from runner_compare.statistics import Finding, decide_comparisons_with_holm
 from runner_compare.ways import PairingOptions, compare_runs
 from runner_engine.embedded import MODEL_DIR
 from tools.commands import samples_of
@@ -76,7 +76,7 @@ def verdict(differences: Numbers, tokens: Numbers, families: list[str] | None) -
             )
             for unit, (value, count) in enumerate(parts)
         }  # fmt: skip
-    (found,) = decide_comparisons(compare_runs(runs[1], runs[0], reader, PairingOptions()))
+    (found,) = decide_comparisons_with_holm(compare_runs(runs[1], runs[0], reader, PairingOptions()))
     return [TableRow(runs[1], {}, effects=[found])]
 
 

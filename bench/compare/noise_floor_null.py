@@ -17,7 +17,7 @@ from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
 from runner_compare.model.data import TableRow
 from runner_compare.model.noise_floor import add_baseline_noise_notes
-from runner_compare.statistics import Finding, decide_comparisons
+from runner_compare.statistics import Finding, decide_comparisons_with_holm
 from runner_compare.ways.verdicts import compare_pair
 
 # questions, accuracy, rho as in simulation.answers
@@ -48,7 +48,7 @@ def verdict(solved: Solved) -> TableRow:
     runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
     base = TableRow(runs[0], {}, is_baseline=True)
     # each by itself
-    compared = [(run, decide_comparisons([compare_pair(run, runs[0], reader)])) for run in runs[1:]]
+    compared = [(run, decide_comparisons_with_holm([compare_pair(run, runs[0], reader)])) for run in runs[1:]]
     rows = [TableRow(run, {}, baseline=base, effects=decisions) for run, decisions in compared]
     for row in rows[:-1]:
         row.is_repeat = True

@@ -19,7 +19,7 @@ import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
 from runner_compare.model.data import QuestionOutcome, Run
-from runner_compare.statistics import Decision, Finding, decide_comparisons
+from runner_compare.statistics import Decision, Finding, decide_comparisons_with_holm
 from runner_compare.ways.numbers import create_metric_test
 from tools.commands import samples_of
 
@@ -40,7 +40,7 @@ def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Decision:
             (index, f"question {index}", ""): QuestionOutcome(False, "", number=value)
             for index, value in enumerate(values.tolist())
         }
-    (decision,) = decide_comparisons([create_metric_test(runs[0], runs[1], reader)])
+    (decision,) = decide_comparisons_with_holm([create_metric_test(runs[0], runs[1], reader)])
     return decision
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import bdtr, gammaln, ndtr
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, Finding, MarginVerdict, McNemarTest, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, MarginVerdict, McNemarTest, decide_comparisons_with_holm
 from runner_compare.statistics.stats import continuity_correction
 
 QUESTIONS = [10, 20, 40, 60, 100, 200]
@@ -117,7 +117,7 @@ def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]
     wrong = good = found = 0
     for at in range(count):
         tables = np.concatenate([equal[at], worse[at]])[:, :2].tolist()
-        rows = decide_comparisons(
+        rows = decide_comparisons_with_holm(
             [McNemarTest(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN}
         )
         alike, lost = rows[:ROWS], rows[ROWS:]

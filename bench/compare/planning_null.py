@@ -28,18 +28,18 @@ from runner_compare.statistics import (
     MarginVerdict,
     McNemarTest,
     SignFlipTest,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.early_stop_plans import (
     find_early_stop_detectable_loss,
-    plan_early_stop_questions,
+    plan_early_stopping_sample_size,
 )
 from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST, EarlyStopPairs
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
+    compute_samples_to_detect_shift,
     estimate_disagreement_rate,
     plan_questions_to_detect,
-    plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import compute_ratio_standard_error
 from runner_compare.statistics.sequential import Side
@@ -63,7 +63,7 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
     others = [McNemarTest(1, 1, n) for _ in range(comparisons - 1)]
-    effect, *_ = decide_comparisons(
+    effect, *_ = decide_comparisons_with_holm(
         [McNemarTest(wins, losses, n), *others], {} if margin is None else {"accuracy": margin}
     )
     if margin is None:
@@ -212,7 +212,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
         fixed = plan_paired_questions(EARLY_MARGIN, noise, level)
         assert fixed is not None
-        needed = plan_early_stop_questions(EARLY_MARGIN, noise, level, fixed, True)
+        needed = plan_early_stopping_sample_size(EARLY_MARGIN, noise, level, fixed, True)
         assert needed is not None
         shown = [
             Rate(sum(course(generator, of, noise, 0.0, level)[1] for _ in range(courses)), courses)
@@ -251,13 +251,13 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     for margin in (True, False):
         hits, planned = 0, []
         for _ in range(TEXTS):
-            n = plan_samples_to_detect(
+            n = compute_samples_to_detect_shift(
                 compute_ratio_standard_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT
             )
             assert n is not None
             planned.append(n)
             test = SignFlipTest(*pair(n, 0.0 if margin else SHIFT), "token")
-            (effect,) = decide_comparisons([test], {"log_likelihood": SHIFT} if margin else {})
+            (effect,) = decide_comparisons_with_holm([test], {"log_likelihood": SHIFT} if margin else {})
             as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
             hits += as_good if margin else effect.finding is Finding.worse
         rates.append(Rate(hits, TEXTS))
@@ -302,7 +302,7 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                     n = needs(shift, ALPHA)
                     assert n is not None
                     planned.append(n)
-                    (effect,) = decide_comparisons(
+                    (effect,) = decide_comparisons_with_holm(
                         [pair(n, moved)], {"log_likelihood": shift} if what == "as good" else {}
                     )
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)

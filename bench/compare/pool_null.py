@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     Finding,
     MeanFlipTest,
     create_pooled_test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
@@ -122,7 +122,7 @@ def look(
     """Count the verdicts on drawn pairs of runs."""
     seen = Seen()
     for tasks in drawn:
-        (effect,) = decide_comparisons(
+        (effect,) = decide_comparisons_with_holm(
             [create_pooled_test(tasks, weights, FINEST)], {"accuracy": MARGIN} if margin else None
         )
         low, high = effect.low, effect.high
@@ -198,7 +198,9 @@ def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     for (name, tasks), weights in product(SETTINGS.items(), PoolingWeights):
         wrong, equal = 0, [chances(task, 0.0) for task in tasks]
         for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
-            effects = decide_comparisons([create_pooled_test(one, weights, FINEST) for one in settings])
+            effects = decide_comparisons_with_holm(
+                [create_pooled_test(one, weights, FINEST) for one in settings]
+            )
             wrong += any(it.finding is not Finding.open for it in effects)
         limits.false.append(Rate(wrong, pairs))
         table.row(name, weights, limits.false[-1])

@@ -27,7 +27,7 @@ from runner_compare.statistics import (
     MarginVerdict,
     PooledLikelihoodTest,
     SignFlipTest,
-    decide_comparisons,
+    decide_comparisons_with_holm,
     ratios,
 )
 from runner_compare.statistics.pooling import PairedTexts, PoolingWeights
@@ -86,7 +86,7 @@ def opposite(texts: Texts, weights: PoolingWeights) -> list[float]:
 def verdict(texts: Texts, weights: PoolingWeights, margin: float | None = None) -> Decision:
     """Return what runner-compare --pool says, with --margin if there is one."""
     tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
-    (decision,) = decide_comparisons(
+    (decision,) = decide_comparisons_with_holm(
         [PooledLikelihoodTest(tasks, "token", weights)], {} if margin is None else {"log_likelihood": margin}
     )
     return decision
@@ -94,7 +94,7 @@ def verdict(texts: Texts, weights: PoolingWeights, margin: float | None = None) 
 
 def singles(texts: Texts, finding: Finding) -> bool:
     """Whether any single task shows this finding, Holm over the tasks."""
-    effects = decide_comparisons(
+    effects = decide_comparisons_with_holm(
         [SignFlipTest(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
     )
     return any(it.finding is finding for it in effects)

@@ -25,7 +25,14 @@ from cluster_null import answers as family_answers
 from numbers_null import KINDS, LOWER, MANY, lost, verdict
 from simulation import Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import ALPHA, Finding, MeanFlipTest, SeedTest, Test, decide_comparisons
+from runner_compare.statistics import (
+    ALPHA,
+    Finding,
+    MeanFlipTest,
+    SeedTest,
+    Test,
+    decide_comparisons_with_holm,
+)
 from runner_compare.statistics.paired_means import MeanDifference, compute_mean_p_values
 from runner_compare.statistics.stats import student_p_value
 
@@ -79,7 +86,7 @@ def promise(it: Test, whole: bool) -> float | None:
 
 def is_found(it: Test) -> bool:
     """Whether a loss is found."""
-    (decision,) = decide_comparisons([it])
+    (decision,) = decide_comparisons_with_holm([it])
     return decision.finding is Finding.worse
 
 

@@ -29,7 +29,7 @@ from simulation import NORMAL, Limits, Numbers, Rate, Table, begin
 
 from runner_compare.features.recall.compute import RecallFindings, divide_error_rate
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
-from runner_compare.statistics import ALPHA, Finding, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, decide_comparisons_with_holm
 from runner_compare.statistics.effective_length import compute_recall_loss_tests
 from runner_compare.statistics.lost_depths import find_depths_with_recall_loss
 from runner_compare.ways.verdicts import create_mcnemar_test
@@ -290,8 +290,10 @@ def needed_and_asked(
         found = findings.effective_length
         if found is None or not found.undecided_lengths or found.undecided_lengths[0] > model.true:
             continue
-        said.append(findings.needed_units_per_length)
-        (again,) = drawn(generator, model, math.ceil(findings.needed_units_per_length / len(DEPTHS)), False)
+        said.append(findings.units_needed_per_context_length)
+        (again,) = drawn(
+            generator, model, math.ceil(findings.units_needed_per_context_length / len(DEPTHS)), False
+        )
         asked = RecallFindings(tuple(again), MARGIN).effective_length
         decided += asked is not None and asked.at_least >= found.undecided_lengths[0]
     return decided, said
@@ -321,7 +323,9 @@ def called_different(
             for own in answers[1:]
             for length in LENGTHS
         ]
-        different += any(decision.finding is not Finding.open for decision in decide_comparisons(tests))
+        different += any(
+            decision.finding is not Finding.open for decision in decide_comparisons_with_holm(tests)
+        )
         unadjusted += any(test.effect.p < ALPHA for test in tests)
         every = [longest_as_counted(RecallFindings(tuple(own), MARGIN)) for own in answers]
         lengths_differ += len(set(every)) > 1

@@ -22,7 +22,7 @@ from simulation import Limits, Rate, Solved, Table, begin
 from runner_base import ClusterUnit
 from runner_compare.model.mean_pairs import create_mean_difference_test
 from runner_compare.model.outcomes import QuestionOutcome, RecallPosition
-from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, McNemarTest, decide_comparisons_with_holm
 from runner_compare.statistics.effective_length import (
     EffectiveLength,
     LengthTests,
@@ -30,7 +30,7 @@ from runner_compare.statistics.effective_length import (
     find_effective_context_length,
 )
 from runner_compare.statistics.paired_means import MIN_CLUSTERS, compute_mean_p_values
-from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
+from runner_compare.ways.verdicts import create_mcnemar_test, run_test_with_truncation_bounds
 
 SETTINGS, CASES, SPREAD = 10, 30, 0.3
 TEXTS = (1, 5, 30)
@@ -207,14 +207,14 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
             pair for pair in zip(*both, strict=True) if pair[0].recall and pair[0].recall.length == length
         ]
         if texts == 1:
-            tests.append(compare_with_truncation_bounds(create_mcnemar_test, pairs))
+            tests.append(run_test_with_truncation_bounds(create_mcnemar_test, pairs))
         else:
             tests.append(
-                compare_with_truncation_bounds(
+                run_test_with_truncation_bounds(
                     lambda of_length: create_mean_difference_test(of_length, "text"), pairs
                 )
             )
-    return any(decision.finding is not Finding.open for decision in decide_comparisons(tests))
+    return any(decision.finding is not Finding.open for decision in decide_comparisons_with_holm(tests))
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from runner_compare.statistics import (
     Finding,
     Measurements,
     StudentTTest,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.run_ratios import CLEAR_DIFFERENCE, plan_runs_per_job
 
@@ -74,7 +74,7 @@ def jobs(
 def compared(ours: Sequence[Measurements], theirs: Sequence[Measurements]) -> list[Decision]:
     """Compare jobs one by one, each pair as a table of its own."""
     tests = [StudentTTest(MEASURE, one, other) for one, other in zip(ours, theirs, strict=True)]
-    return [decision for test in tests for decision in decide_comparisons([test])]
+    return [decision for test in tests for decision in decide_comparisons_with_holm([test])]
 
 
 def named(ours: Sequence[Measurements], theirs: Sequence[Measurements]) -> Rate:
@@ -121,7 +121,9 @@ def families(generator: np.random.Generator, tables: int, limits: Limits) -> Non
                 sides = [jobs(generator, shape, runs, tables) for _ in range(rows + 1)]
                 wrong = 0
                 for base, *others in zip(*sides, strict=True):
-                    effects = decide_comparisons([StudentTTest(MEASURE, one, base) for one in others])
+                    effects = decide_comparisons_with_holm(
+                        [StudentTTest(MEASURE, one, base) for one in others]
+                    )
                     wrong += any(it.finding is not Finding.open for it in effects)
                 limits.false.append(Rate(wrong, tables))
                 table.row(shape, rows, runs, limits.false[-1])
@@ -136,7 +138,9 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     def as_good(shape: str, runs: int, ratio: float) -> Rate:
         sides = (jobs(generator, shape, runs, pairs, 0, ratio), jobs(generator, shape, runs, pairs, 1))
         tests = [StudentTTest(MEASURE, *pair) for pair in zip(*sides, strict=True)]
-        effects = [decision for test in tests for decision in decide_comparisons([test], {RATIOS: MARGIN})]
+        effects = [
+            decision for test in tests for decision in decide_comparisons_with_holm([test], {RATIOS: MARGIN})
+        ]
         rate = Rate(sum(it.verdict in GOOD for it in effects), pairs)
         table.row(shape, f"{ratio:.3f}", runs, rate)
         return rate
@@ -163,7 +167,7 @@ def advice(generator: np.random.Generator, tables: int, limits: Limits) -> None:
             logs = BETWEEN * generator.standard_normal((comparisons + 1, runs))
             logs[1] -= CLEAR_DIFFERENCE * BETWEEN
             base, *others = (Measurements([1.0], np.exp(line).tolist()) for line in logs)
-            effects = decide_comparisons([StudentTTest(MEASURE, one, base) for one in others])
+            effects = decide_comparisons_with_holm([StudentTTest(MEASURE, one, base) for one in others])
             found += effects[0].finding is Finding.smaller
         limits.powers.append(Rate(found, tables))
         table.row(comparisons, runs, limits.powers[-1])

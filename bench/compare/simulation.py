@@ -18,7 +18,7 @@ import numpy as np
 from runner_compare.model.data import Answers, Question, QuestionOutcome, Run, Texts
 from runner_compare.reader import Reader
 from runner_compare.statistics import ALPHA, POWER, MarginVerdict
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 NORMAL = statistics.NormalDist()
 MISSES = 0.06  # of intervals that may miss the truth
@@ -41,12 +41,12 @@ class Rate:
     @property
     def low(self) -> float:
         """The lower end of its interval."""
-        return wilson_interval(self.times, self.of)[0]
+        return compute_wilson_interval(self.times, self.of)[0]
 
     @property
     def high(self) -> float:
         """The upper end of its interval."""
-        return wilson_interval(self.times, self.of)[1]
+        return compute_wilson_interval(self.times, self.of)[1]
 
     @property
     def plain(self) -> str:

@@ -13,7 +13,13 @@ from functools import cache
 
 from simulation import Limits, Rate, Table, begin
 
-from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemarTest, decide_comparisons
+from runner_compare.statistics import (
+    Decision,
+    Finding,
+    MarginVerdict,
+    McNemarTest,
+    decide_comparisons_with_holm,
+)
 
 N, MARGIN, NOISE = 500, 0.02, 0.05  # questions, and the share that each side alone solves by chance
 PATTERNS = {
@@ -63,7 +69,7 @@ def main() -> int:
                 counts = [
                     generator.multinomial(N, [NOISE, NOISE + loss, 1 - 2 * NOISE - loss]) for loss in truths
                 ]
-                decisions = decide_comparisons(
+                decisions = decide_comparisons_with_holm(
                     [test_of(int(won), int(lost)) for won, lost, _ in counts], {"accuracy": MARGIN}
                 )
                 pairs = list(zip(decisions, truths, strict=True))

@@ -27,8 +27,8 @@ from runner_compare.statistics import (
     Decision,
     Finding,
     compute_clopper_pearson_interval,
-    decide_comparisons,
-    wilson_interval,
+    compute_wilson_interval,
+    decide_comparisons_with_holm,
 )
 from runner_compare.ways.verdicts import compare_pair
 
@@ -61,7 +61,7 @@ def drawn(
     reader = Drawn(n)
     base = reader.add("off", off, families)
     run = reader.add("draft", np.where(differs, again, off), families)
-    (decision,) = decide_comparisons([compare_pair(run, base, reader)], {"accuracy": MARGIN})
+    (decision,) = decide_comparisons_with_holm([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision, (1 - kept) * float((differs * chances).mean())
 
 
@@ -105,7 +105,7 @@ def rates_of_ends(
         share = changed / n
         ends = (
             share + 1.96 * math.sqrt(share * (1 - share) / n),
-            wilson_interval(changed, n)[1],
+            compute_wilson_interval(changed, n)[1],
             compute_clopper_pearson_interval(changed, n)[1],
         )
         controls = [total + often * (end < truth) for total, end in zip(controls, ends, strict=True)]

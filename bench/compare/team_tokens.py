@@ -19,7 +19,10 @@ from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import ALPHA, MeanFlipTest, SeedTest
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.seed_means import compute_accuracy_interval_over_seeds, estimate_question_error
+from runner_compare.statistics.seed_means import (
+    compute_accuracy_interval_over_seeds,
+    estimate_question_sampling_error,
+)
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
@@ -82,8 +85,8 @@ def main() -> int:
             found = share, cost.tokens_a_question, cost.correct_per_1000
             for place, (it, truth) in enumerate(zip(found, truths, strict=True)):
                 inside[place] += it.low <= truth <= it.high
-            alone = estimate_question_error(solved.mean(axis=0).tolist())
-            inside[3] += abs(share.value - accuracy) <= alone.compute_error_bound(ALPHA, True)
+            alone = estimate_question_sampling_error(solved.mean(axis=0).tolist())
+            inside[3] += abs(share.value - accuracy) <= alone.compute_mean_error_bound(ALPHA, True)
         rates = [Rate(count, jobs) for count in inside]
         table.row(seeds, questions, accuracy, apart, hard_take, *(it.plain for it in rates))
         limits.missed += [Rate(jobs - it.times, jobs) for it in rates[:3]]

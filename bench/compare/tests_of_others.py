@@ -20,7 +20,7 @@ import numpy as np
 from cluster_null import answers as of_clusters
 from simulation import Drawn, Limits, Rate, Solved, Table, answers, begin
 
-from runner_compare.statistics import ALPHA, Finding, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, decide_comparisons_with_holm
 from runner_compare.ways.verdicts import compare_pair
 
 SETTINGS = [  # questions, accuracy, how alike the two runs are, points that one loses
@@ -58,7 +58,7 @@ def contested_wald(base: Solved, run: Solved) -> float:
 def ours(reader: Drawn, base: Solved, run: Solved, clusters: list[str] | None) -> bool:
     """Whether runner-compare calls them different."""
     first, second = (reader.add(name, it, clusters) for name, it in (("base", base), ("run", run)))
-    (decision,) = decide_comparisons([compare_pair(second, first, reader)])
+    (decision,) = decide_comparisons_with_holm([compare_pair(second, first, reader)])
     return decision.finding is not Finding.open
 
 

@@ -23,7 +23,7 @@ from runner_compare.features.tool_calls.pairs import (
     split_answers_by_tool_call_step,
 )
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
-from runner_compare.statistics import ALPHA, Decision, Finding, decide_comparisons
+from runner_compare.statistics import ALPHA, Decision, Finding, decide_comparisons_with_holm
 from runner_compare.statistics.stats import holm_adjust
 from runner_compare.ways.verdicts import compare_answers
 
@@ -104,7 +104,7 @@ def step_decisions(
         for number in range(1, STEP_SETTINGS)
         for step, sides in split_answers_by_tool_call_step(answers[number], answers[0]).items()
     }
-    return dict(zip(compared, decide_comparisons(list(compared.values())), strict=True))
+    return dict(zip(compared, decide_comparisons_with_holm(list(compared.values())), strict=True))
 
 
 def simulate_steps(
@@ -160,7 +160,7 @@ def length_decisions(
                 tools=ToolCase(case.category, length, outcome_of(is_right)),
             )
     compared = compare_tool_calls_by_context_length(run_of("none", answers), answers)
-    decisions = decide_comparisons(list(compared.values()))
+    decisions = decide_comparisons_with_holm(list(compared.values()))
     return {
         (COMPARED_LENGTHS.index(length), length): decision
         for length, decision in zip(compared, decisions, strict=True)

@@ -32,7 +32,7 @@ from runner_engine import (
     complete_requests,
     resolve_model,
 )
-from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.mixture import compute_checkpoint_expert_mixture_size
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
 
@@ -127,7 +127,7 @@ class Measured:
 def active_parameters(resolved: ResolvedModel) -> int:
     """Return how many parameters a token goes through: of a mixture, those of the chosen experts
     alone."""
-    mixture = compute_checkpoint_mixture_size(resolved.files)
+    mixture = compute_checkpoint_expert_mixture_size(resolved.files)
     return (
         sum(tensor.num_elements for tensor in resolved.files.tensors)
         if mixture is None

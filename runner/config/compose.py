@@ -133,7 +133,7 @@ class Composer:
                 return self._copy_resolver_cache(config)
         return self._copy_resolver_cache(self._compose_fully([*self._for_hydra, *overrides]))
 
-    def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    def compose_config_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """Compose a config, but skip overrides whose keys the chosen config groups lack.
 
         Returns the config and the skipped overrides.

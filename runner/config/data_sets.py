@@ -26,7 +26,7 @@ from runner.config.groups import GROUPS
 from runner.config.questions import EMBEDDED, QuestionsConfig
 from runner.config.sources import create_config_source
 from runner.config.wording import FOR_EXPRESSIONS, default_letter_instruction
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 from runner_engine import LocalModelConfig
 
 GROUP = "dataset"
@@ -121,7 +121,7 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
         return
     data_set = find_data_set(str(task.data), composed)
     if data_set is None and NAME.fullmatch(task.data) and not Path(task.data).exists():
-        problem = unknown_choice_message("data set", task.data, list_data_set_names(composed))
+        problem = format_unknown_choice_message("data set", task.data, list_data_set_names(composed))
         path = Path(task.data).absolute()
         raise ConfigError(
             f"{problem}; the file or folder {path} does not exist",
@@ -140,9 +140,11 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
                     task, key, keys[key] if key in keys else _get_schema_default(task, key), merge=False
                 )
             except ValidationError as error:
-                from runner.config.messages import make_wrong_value_error  # most files need no message
+                from runner.config.messages import (
+                    make_invalid_override_value_error,  # most files need no message
+                )
 
-                wrong = make_wrong_value_error(error, f"{key}={keys[key]}")
+                wrong = make_invalid_override_value_error(error, f"{key}={keys[key]}")
                 if data_set is not None:  # whose file has the value
                     wrong = ConfigError(str(wrong), key=data_set.where, code=wrong.code)
                 raise wrong from error
@@ -233,7 +235,9 @@ def _read_cached_data_set_file(
     for key in content:
         if key not in KEYS:
             raise ConfigError(
-                unknown_choice_message("key of a data set", str(key), KEYS), key=where, code="unknown_choice"
+                format_unknown_choice_message("key of a data set", str(key), KEYS),
+                key=where,
+                code="unknown_choice",
             )
     for key in PATH_KEYS:  # relative to the file, since the working directory is often another
         if str(content.get(key, "")).startswith("."):

@@ -19,7 +19,11 @@ from omegaconf.errors import (
 
 from runner.config.command_line_typos import make_stray_argument_error
 from runner.config.groups import KeyType, find_key_type
-from runner.config.messages import make_unknown_choice_error, make_unknown_key_error, make_wrong_value_error
+from runner.config.messages import (
+    make_invalid_override_value_error,
+    make_unknown_choice_error,
+    make_unknown_key_error,
+)
 from runner_base import ConfigError, RunnerError, find_plug_ins
 
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra
@@ -33,18 +37,18 @@ def convert_config_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, RunnerError) or (explained := _to_config_error(error)) is None:
+        if isinstance(error, RunnerError) or (explained := _convert_hydra_to_config_error(error)) is None:
             raise
         raise explained from error
 
 
 def explain_error(error: BaseException) -> str | None:
     """Return the message for an error that the user can fix, or None for a bug."""
-    explained = error if isinstance(error, RunnerError) else _to_config_error(error)
+    explained = error if isinstance(error, RunnerError) else _convert_hydra_to_config_error(error)
     return None if explained is None else str(explained)
 
 
-def _to_config_error(error: BaseException) -> ConfigError | None:
+def _convert_hydra_to_config_error(error: BaseException) -> ConfigError | None:
     if isinstance(error, MissingConfigException):
         return _make_missing_config_error(error)
     if isinstance(error, OverrideParseException):
@@ -130,7 +134,7 @@ def _find_override_error(error: BaseException) -> ConfigError | None:
     if key.lstrip("+").startswith("profile."):  # the only group that is a text in the config
         return make_unknown_key_error(key.lstrip("+"), value=value)
     if isinstance(cause, ValidationError):
-        return make_wrong_value_error(cause, written)
+        return make_invalid_override_value_error(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return make_unknown_key_error(
             cause.full_key or key, cause.object_type, value if key == cause.full_key else None

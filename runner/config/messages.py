@@ -14,7 +14,7 @@ from runner.config.choice_suggestions import suggest_choice
 from runner.config.choices import CONF, list_choices
 from runner.config.groups import GROUPS, collect_key_types, schema_keys
 from runner.config.root import RunnerConfig
-from runner_base import ConfigError, find_plug_ins, unknown_choice_message
+from runner_base import ConfigError, find_plug_ins, format_unknown_choice_message
 from runner_base.errors import NOT_GIVEN, find_closest_names
 
 # old names of choices and keys, and what to use instead
@@ -41,7 +41,7 @@ def make_unknown_choice_error(group: str, choice: str, options: Iterable[str]) -
         return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
     if meaning := suggest_choice(group, choice):
         return ConfigError(meaning, code="unknown_choice")
-    reason = f"{unknown_choice_message('', choice, options)}{_format_plugin_packages(group)}"
+    reason = f"{format_unknown_choice_message('', choice, options)}{_format_plugin_packages(group)}"
     return ConfigError(reason, key=group, value=choice, code="unknown_choice")
 
 
@@ -50,7 +50,7 @@ def _format_plugin_packages(kind: str) -> str:
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in find_plug_ins(kind).values())
 
 
-def make_wrong_value_error(cause: ValidationError, override: str) -> ConfigError:
+def make_invalid_override_value_error(cause: ValidationError, override: str) -> ConfigError:
     before, _, value = override.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
@@ -58,7 +58,7 @@ def make_wrong_value_error(cause: ValidationError, override: str) -> ConfigError
         value = interpolated[1]
     if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
-        reason = unknown_choice_message("", value, names)
+        reason = format_unknown_choice_message("", value, names)
         return ConfigError(reason, key=key, value=value, code="unknown_choice")
     if expected := re.search(r"could not be converted to (\w+)", reason):
         types = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -88,7 +88,7 @@ def make_unknown_key_error(key: str, owner: object = None, value: object = None)
         and last not in names
         and get_close_matches(last, {*names, "name"}, 1) == ["name"]
     ):
-        return _build_misused_name_key_error(key, head, value)
+        return _build_unsupported_name_key_error(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _list_tasks_with_key(key)
@@ -97,7 +97,7 @@ def make_unknown_key_error(key: str, owner: object = None, value: object = None)
         f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
     )
     what = "key" if dot else "group or key"
-    problem = unknown_choice_message(what, key, choices, likely, show_choices=not likely)
+    problem = format_unknown_choice_message(what, key, choices, likely, show_choices=not likely)
     own = "" if dot else _suggest_notes_override(key, choices, value)
     more = ". ".join(filter(None, (other if tasks else "", own)))
     return _unknown_key_error(key, f"{problem}{' ' if likely else '. '}{more}" if more else problem)
@@ -139,7 +139,7 @@ def _list_tasks_with_key(key: str) -> list[str]:
     )
 
 
-def _build_misused_name_key_error(key: str, group: str, value: object) -> ConfigError:
+def _build_unsupported_name_key_error(key: str, group: str, value: object) -> ConfigError:
     choices = list_choices(group)
     name = str(value or "").strip("'\"")
     if group == "model":  # most choices have such a key: the model's location, or its name on the server

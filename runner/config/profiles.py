@@ -72,7 +72,7 @@ def list_keys_set_by_profile(profile: str) -> list[str]:
     return [*keys, "model"] if profile == TEACHER_ONLY else keys
 
 
-def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
+def check_profile_fits_model(profile: str, model: ModelConfig, quantization: str) -> None:
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = (
         f"this profile needs weights on this machine (quantization={quantization!s}), but "

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from runner.config.gate import GateConfig
 from runner.config.profiles import NONE as NO_PROFILE
-from runner.config.profiles import check_profile
+from runner.config.profiles import check_profile_fits_model
 from runner.config.task import TaskConfig
 from runner.config.user_notes import check_notes
 from runner_base import (
@@ -174,7 +174,7 @@ class RunnerConfig:
 
         # no key: what the group means for each layer, read once
         self.mix = build_quantization_mix(self.quantization)
-        check_profile(self.profile, self.model, self.quantization.label)
+        check_profile_fits_model(self.profile, self.model, self.quantization.label)
         self.model.check_compatibility(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_generation(self.generation)
         self.lora.check_adapter_names(self.task.name, self.task.named_adapters)

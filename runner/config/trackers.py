@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from runner_base import ConfigError, Record, find_plug_ins, load_plug_in_object, unknown_choice_message
+from runner_base import ConfigError, Record, find_plug_ins, format_unknown_choice_message, load_plug_in_object
 from runner_base.plugins import find_builtin_options
 
 KEY = "trackers"
@@ -34,7 +34,7 @@ def check_trackers(names: Sequence[str]) -> None:
         known = {*find_builtin_options("tracker"), *find_plug_ins("tracker")}
         if name not in known:
             raise ConfigError(
-                unknown_choice_message("", name, known), key=KEY, value=name, code="unknown_choice"
+                format_unknown_choice_message("", name, known), key=KEY, value=name, code="unknown_choice"
             )
         package = load_plug_in_object("tracker", name, Tracker).package
         if importlib.util.find_spec(package) is None:

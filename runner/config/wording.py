@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 
-from runner_base import ConfigError, Text, check_value, unknown_choice_message
+from runner_base import ConfigError, Text, check_value, format_unknown_choice_message
 
 
 def default_letter_instruction(instruction: str) -> str:
@@ -55,7 +55,7 @@ def _validate_prompt_template(template: str) -> None:
             not is_typo,
             "task.template",
             shown,
-            unknown_choice_message("name", name, names),
+            format_unknown_choice_message("name", name, names),
             code="unknown_choice",
         )
     check_value(

@@ -76,7 +76,7 @@ class JsonFieldReader:
             self.raise_error(key, "text", value)
         return str(value)
 
-    def read_count(self, key: str, value: object) -> int:
+    def read_non_negative_integer(self, key: str, value: object) -> int:
         """Read a non-negative whole number."""
         if type(value) is not int or value < 0:
             self.raise_error(key, "a whole number from 0", value)
@@ -84,7 +84,7 @@ class JsonFieldReader:
 
     def read_counts(self, key: str, value: object) -> tuple[int, ...]:
         """Read a list of non-negative whole numbers."""
-        return tuple(self.read_count(key, number) for number in self.read_list(key, value))
+        return tuple(self.read_non_negative_integer(key, number) for number in self.read_list(key, value))
 
     def read_range(self, key: str, value: object) -> tuple[int, int] | None:
         """Read two whole numbers, or null."""

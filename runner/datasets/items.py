@@ -17,10 +17,10 @@ from typing import Any
 
 from runner.datasets import long_texts, tables
 from runner.datasets.question_selection import QuestionSelection, Row
-from runner.datasets.row_layouts import RowKeys, parse_row
+from runner.datasets.row_layouts import RowKeys, parse_dataset_row
 from runner.datasets.word_problems import DISTINCT, Split, generate_problem, problem_template_name
 from runner.scorers import to_canonical_number
-from runner_base import ConfigError, DataError, iter_text_lines, parse_json, unknown_choice_message
+from runner_base import ConfigError, DataError, format_unknown_choice_message, iter_text_lines, parse_json
 from runner_base.texts import read_json
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
@@ -119,7 +119,7 @@ def _iter_folder_rows(folder: Path, source: QuestionSource, select_columns: tabl
     if source.subset is not None:
         folders = sorted(path.name for path in folder.glob("*/"))
         if source.subset not in folders:
-            what = unknown_choice_message("folder of that name", source.subset, folders)
+            what = format_unknown_choice_message("folder of that name", source.subset, folders)
             raise ConfigError(
                 f"{what} in {folder}", key="task.subset", value=source.subset, code="unknown_choice"
             )
@@ -135,7 +135,7 @@ def _iter_folder_rows(folder: Path, source: QuestionSource, select_columns: tabl
         f"; its folders {', '.join(inside)} contain data. Name one of them" if inside and not splits else ""
     )
     raise ConfigError(
-        f"{unknown_choice_message('file for split', split, splits)} in {folder}{other}",
+        f"{format_unknown_choice_message('file for split', split, splits)} in {folder}{other}",
         key="task.split",
         value=split,
         code="unknown_choice",
@@ -152,7 +152,7 @@ def _generate_selected_questions(
     names = [name.value for name in Split]
     if split not in names:
         raise ConfigError(
-            unknown_choice_message("split of the embedded data", split, names),
+            format_unknown_choice_message("split of the embedded data", split, names),
             key="task.split",
             value=split,
             code="unknown_choice",
@@ -227,7 +227,7 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
     items: list[Item] = []
     for number, (position, (where, row)) in enumerate(selection.select_rows(rows)):
         try:
-            read = parse_row(parse_json_row(row), keys)
+            read = parse_dataset_row(parse_json_row(row), keys)
             items.append(
                 Item(
                     read.question,

@@ -126,7 +126,7 @@ def _replace_question_numbers(item: Item) -> Item:
     stated = [Fraction(found[1].replace(",", "")) for found in _STATED.finditer(item.question)]
     movable = _find_replaceable_numbers(item.question, steps, stated)
     values = {number: number for number in stated}
-    if _recompute_steps(steps, values, _find_stated_numbers(item.question)) != [
+    if _recompute_worked_step_results(steps, values, _find_stated_numbers(item.question)) != [
         step.result for step in steps
     ]:
         raise CannotPerturb("the worked steps cannot be recomputed from the question's numbers")
@@ -137,11 +137,11 @@ def _replace_question_numbers(item: Item) -> Item:
             if moved[number] != number and _has_plausible_results(steps, moved, item.question):
                 values = moved
                 break
-    gold = _recompute_steps(steps, values, _find_stated_numbers(item.question))[-1]
+    gold = _recompute_worked_step_results(steps, values, _find_stated_numbers(item.question))[-1]
     if gold == steps[-1].result:
         raise CannotPerturb("no replaced numbers lead to a different, plausible answer")
     written = to_canonical_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
-    question = _STATED.sub(lambda found: _format_replaced_number(found, values), item.question)
+    question = _STATED.sub(lambda found: _format_replacement_number(found, values), item.question)
     return Item(question, f"#### {written}", written)
 
 
@@ -225,7 +225,7 @@ def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fract
     if min(values.values()) < 1 or len(set(values.values())) < len(values):
         return False
     try:
-        results = _recompute_steps(steps, values, _find_stated_numbers(question))
+        results = _recompute_worked_step_results(steps, values, _find_stated_numbers(question))
     except CannotPerturb:
         return False
     old = [step.result for step in steps]
@@ -238,7 +238,7 @@ def _has_plausible_results(steps: list[WorkedStep], values: dict[Fraction, Fract
     )
 
 
-def _recompute_steps(
+def _recompute_worked_step_results(
     steps: list[WorkedStep], values: dict[Fraction, Fraction], stated_numbers: set[Fraction]
 ) -> list[Fraction]:
     """Recompute all worked steps with new numbers. Raises CannotPerturb if the origin of a number is
@@ -261,7 +261,7 @@ def _recompute_steps(
     return results
 
 
-def _format_replaced_number(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
+def _format_replacement_number(matched_number: re.Match[str], values: dict[Fraction, Fraction]) -> str:
     """Return a new number in the notation of the number that it replaces."""
     old = matched_number[1]
     new = int(values[Fraction(old.replace(",", ""))])

@@ -26,10 +26,10 @@ from runner_base import (
     ConfigError,
     DataError,
     Sample,
+    format_unknown_choice_message,
     iter_text_lines,
     os_errors_as_data_error,
     parse_json,
-    unknown_choice_message,
 )
 from runner_engine import Message, Prompt
 
@@ -59,7 +59,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
     """Return all prompts of the job in their original order."""
     if task.prompt is not None:
         try:
-            text = validate_text(read_prompt_text(task.prompt))
+            text = validate_nonempty_utf8_text(read_prompt_text(task.prompt))
         except ValueError as error:
             raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
         return [_add_task_branches(text, task)]
@@ -68,7 +68,7 @@ def load_user_prompts(task: PromptsConfig) -> list[GivenPrompt]:
     prompts: list[GivenPrompt] = []
     for number, line in iter_text_lines(io.BytesIO(data), where):
         try:
-            prompt = _parse_json_prompt(line, task.format) if as_json else validate_text(line)
+            prompt = _parse_json_prompt(line, task.format) if as_json else validate_nonempty_utf8_text(line)
         except ValueError as error:
             raise DataError(str(error), key=f"{where}, line {number}", code="damaged") from error
         prompts.append(_add_task_branches(prompt, task))
@@ -227,11 +227,11 @@ def _parse_json_prompt(line: str, framing: Framing) -> GivenPrompt:
     others = sorted(values.keys() - set(KEYS))
     for key in others:
         if get_close_matches(key, KEYS, cutoff=0.75):  # a misspelt key would change the request unnoticed
-            raise ValueError(unknown_choice_message("key", key, KEYS))
+            raise ValueError(format_unknown_choice_message("key", key, KEYS))
     if others:
         _warn_of_ignored_keys(", ".join(others))
     prompt = (
-        validate_text(values["prompt"])
+        validate_nonempty_utf8_text(values["prompt"])
         if "prompt" in values
         else _validate_messages(values["messages"], framing)
     )
@@ -246,7 +246,7 @@ def _warn_of_ignored_keys(keys: str) -> None:
 def _validate_branches(branches: Any) -> tuple[str, ...]:
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches must be a list of at least one string, not {json.dumps(branches)[:80]}")
-    return tuple("" if text == "" else validate_text(text) for text in branches)
+    return tuple("" if text == "" else validate_nonempty_utf8_text(text) for text in branches)
 
 
 def _validate_messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
@@ -264,17 +264,17 @@ def validate_message(message: Any) -> Message:
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     if (thinking := message.get("reasoning_content")) is None:
-        return Message(message["role"], validate_text(message["content"]))
+        return Message(message["role"], validate_nonempty_utf8_text(message["content"]))
     if message["role"] != "assistant":
         raise ValueError(
             f"only a message of role assistant may have reasoning_content, not {message['role']}"
         )
     # of an answer that was cut off before it
-    content = "" if message["content"] == "" else validate_text(message["content"])
-    return Message("assistant", content, validate_text(thinking))
+    content = "" if message["content"] == "" else validate_nonempty_utf8_text(message["content"])
+    return Message("assistant", content, validate_nonempty_utf8_text(thinking))
 
 
-def validate_text(value: Any) -> str:
+def validate_nonempty_utf8_text(value: Any) -> str:
     """Return a text after validation. Raises ValueError with the reason if it is invalid."""
     if not isinstance(value, str) or not value:
         raise ValueError(

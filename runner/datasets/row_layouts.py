@@ -169,7 +169,7 @@ class ParsedRow:
     choices_key: str | None = None  # named, or of a known shape
 
 
-def parse_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
+def parse_dataset_row(row: Mapping[str, Any], keys: RowKeys) -> ParsedRow:
     keys = keys.detect_choice_keys(row)
     parts, answer_key = keys.find_question_and_answer_keys(row)
     texts = [_require_text(row, key) for key in parts]

@@ -20,7 +20,7 @@ from runner.config.questions import QuestionsConfig
 from runner.datasets.items import Item
 from runner.datasets.long_texts import DATA as LONG
 from runner.datasets.long_texts import iterate_synthetic_texts
-from runner.datasets.prompts import validate_text
+from runner.datasets.prompts import validate_nonempty_utf8_text
 from runner.datasets.question_lists import find_positions_of_listed_questions
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.questions import load_questions
@@ -98,7 +98,7 @@ def _parse_selected_items(
     task: QuestionsConfig, rows: list[tuple[str, Any]], row_layout: str
 ) -> list[ScoredItem]:
     choice = QuestionSelection(None, task.offset, task.shuffle_seed)
-    named = None if task.only is None else _find_listed_row_positions(task.only, task.split, rows)
+    named = None if task.only is None else _find_rows_in_list_file(task.only, task.split, rows)
     chosen = [row for position, row in choice.select_rows(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
@@ -140,7 +140,7 @@ def hash_categories(items: list[ScoredItem]) -> dict[str, str]:
     return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
 
-def _find_listed_row_positions(list_file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
+def _find_rows_in_list_file(list_file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
     values = [row if isinstance(row, dict) else {} for _, row in rows]
     texts = [
         next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values
@@ -198,10 +198,17 @@ def _parse_scored_item(
         category = kind if isinstance(kind := row.get(CATEGORY), str) and kind.strip() else None
         if row_layout == "text":
             return ScoredItem(
-                TextContext.text, "", (validate_text(row["text"]),), cluster=cluster, category=category
+                TextContext.text,
+                "",
+                (validate_nonempty_utf8_text(row["text"]),),
+                cluster=cluster,
+                category=category,
             )
         key = row_layout.split("+")[0]
-        form, question = TextContext.raw if key == "prompt" else TextContext.asked, validate_text(row[key])
+        form, question = (
+            TextContext.raw if key == "prompt" else TextContext.asked,
+            validate_nonempty_utf8_text(row[key]),
+        )
         if row_layout.endswith("gold"):
             choices = _parse_choices(row["choices"])
             return ScoredItem(
@@ -209,7 +216,7 @@ def _parse_scored_item(
             )
         answer = row[row_layout.split("+")[1]]
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
-        text = str(answer) if is_number and form is TextContext.asked else validate_text(answer)
+        text = str(answer) if is_number and form is TextContext.asked else validate_nonempty_utf8_text(answer)
         return ScoredItem(form, question, (text,), cluster=cluster, category=category)
     except ValueError as error:
         raise DataError(str(error), key=location, code="damaged") from error
@@ -220,7 +227,7 @@ def _parse_choices(values: Any) -> tuple[str, ...]:
         raise ValueError(
             f"choices: expected a list of at least two strings, found {json.dumps(values, default=str)[:80]}"
         )
-    return tuple(map(validate_text, values))
+    return tuple(map(validate_nonempty_utf8_text, values))
 
 
 def _parse_correct_choice_index(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:

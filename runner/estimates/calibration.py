@@ -141,7 +141,7 @@ def _run_calibrations(
     key and measurement.
     """
     with tempfile.TemporaryFile() as log:
-        process = child_process.start_python(
+        process = child_process.start_python_child_process(
             "-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         )
         timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), process.kill)

@@ -50,7 +50,7 @@ def compute_context_length_costs(resolved: ResolvedJob, predicted_footprint: Foo
     return LengthCosts(pair / max(active, 1.0), of_place / max(predicted_footprint.weight_mib * MIB, 1.0))
 
 
-def copy_task_sizes_from_record(task: TaskConfig, record: Record) -> TaskConfig | None:
+def apply_recorded_sizes_to_task(task: TaskConfig, record: Record) -> TaskConfig | None:
     """Return the task config with the batch size and token counts of a recorded job, or None if the
     record lacks them.
     """

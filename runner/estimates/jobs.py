@@ -170,7 +170,7 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
 
 def add_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
     """Return the speed with the additional cost of attention in long contexts."""
-    return replace(speed, pair_s=costs.pair_share * speed.token_s)
+    return replace(speed, pair_s=costs.pair_share * speed.seconds_per_token)
 
 
 def estimate_time_at_speed(
@@ -202,7 +202,7 @@ def estimate_speculative_time(
     Returns None if the speedup is unknown.
     """
     if speculative_passes is not None:
-        return speculative_passes.estimate_time(
+        return speculative_passes.estimate_speculative_job_time(
             speed, lambda guessed: estimate_time_at_speed(config, guessed, batch_size, num_questions)
         )
     is_guessed = config.generation.speculation.drafts_every_step

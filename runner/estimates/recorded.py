@@ -19,7 +19,7 @@ from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.context_costs import (
     NOTHING,
     LengthCosts,
-    copy_task_sizes_from_record,
+    apply_recorded_sizes_to_task,
     estimate_decode_step_time_ratio,
     estimate_prefill_time_ratios,
 )
@@ -85,7 +85,7 @@ class FinishedJobs:
         alike = {base for base in {*bases} if defaults | dict(base) == wanted}
         return [record for record, base in zip(self.records, bases, strict=True) if base in alike]
 
-    def find_similar_records(self, config: RunnerConfig) -> list[Record]:
+    def find_records_of_similar_jobs(self, config: RunnerConfig) -> list[Record]:
         """Return the records of jobs with the same model speed, amount of work and batch size."""
         params, defaults = dict(flatten_config(config)), dict(_iterate_default_values(config))
         wanted = _build_job_similarity_key(params)
@@ -97,7 +97,7 @@ class FinishedJobs:
 
     def find_max_recorded_peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak memory in MiB of similar jobs. None without similar jobs."""
-        found = [record.result.metrics for record in self.find_similar_records(config)]
+        found = [record.result.metrics for record in self.find_records_of_similar_jobs(config)]
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
     def estimate_time_from_records(
@@ -108,7 +108,7 @@ class FinishedJobs:
         `length_costs` are those of the model; they scale times between shorter and longer prompts.
         """
         amounts = estimate_requested_completions(config, num_questions)
-        similar = self.find_similar_records(config)
+        similar = self.find_records_of_similar_jobs(config)
         found = (
             (record, times)
             for record in similar
@@ -239,7 +239,7 @@ def _get_recorded_completions(
     The list is empty if the prompt lengths of both jobs are unknown, as with word problems. The
     result is None if only one job's prompt lengths are known.
     """
-    task = copy_task_sizes_from_record(config.task, record)
+    task = apply_recorded_sizes_to_task(config.task, record)
     if task is None:
         return None
     then = task.list_requested_completions(config.generation, num_questions)

@@ -107,7 +107,7 @@ def measure_machine_rates(config: RunnerConfig, device: str, dtype_bytes: int) -
     if device != "cpu":
         return None
     bytes_per_s, core_flops_per_s = _load_or_measure_machine_rates()
-    flops_per_s = core_flops_per_s * machine.available_cores()
+    flops_per_s = core_flops_per_s * machine.count_available_cpu_cores()
     return MachineRates(device, bytes_per_s, flops_per_s, unpacks=not config.mix.has_kernels(dtype_bytes))
 
 

@@ -35,7 +35,9 @@ class SpeculativePasses:
     tokens: tuple[float, float]  # that a pass gives a row: the fewest and the most
     jobs: int = 0  # finished ones that tell; none: anything from no guess right to all of them
 
-    def estimate_time(self, plain_speed: Speed, estimate_at_speed: SpeedToEstimate) -> Estimate:
+    def estimate_speculative_job_time(
+        self, plain_speed: Speed, estimate_at_speed: SpeedToEstimate
+    ) -> Estimate:
         """Estimate the job's time as a range, from the fewest and the most tokens that a pass may yield.
 
         `plain_speed` is the speed without speculative decoding.

@@ -39,7 +39,7 @@ class Speed:
     without_guesses: Speed | None = None  # where tokens are guessed at every step: none guessed
 
     @property
-    def token_s(self) -> float:
+    def seconds_per_token(self) -> float:
         """Seconds per token in the largest measured prefill pass."""
         tokens, seconds = self.prefill[-1]
         return seconds / tokens

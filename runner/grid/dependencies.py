@@ -98,7 +98,7 @@ def _plan_dependency(planned: PlannedJob, composer: Composer) -> PlannedJob | No
     if not planned.after_overrides:
         return None
     overrides = merge_overrides(planned.overrides, planned.after_overrides)
-    composed, lacking = composer.compose_without_missing_keys([*overrides, KEEPS])
+    composed, lacking = composer.compose_config_without_missing_keys([*overrides, KEEPS])
     used = [line for line in overrides if line not in lacking]
     named = plan_composed_job(used, *split_job_config_and_choices(composed))
     if KEEPS not in lacking:

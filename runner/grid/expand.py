@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
 from runner.config.override_quoting import flatten_sweep_params, format_sweep_override, parse_override_value
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"
@@ -71,7 +71,7 @@ def expand_grid(
     # come last
     axes = [_build_grid_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
     axes += [_build_grid_axis(where, overrides) for where, overrides in zipped.items() if overrides]
-    axes += [_build_grid_axis_from_cases(of_cases)] if of_cases else []
+    axes += [_expand_cases_into_overrides(of_cases)] if of_cases else []
     axes += [_build_grid_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_axis_keys(axis)})" for axis in axes if len(axis) > 1)
@@ -105,7 +105,7 @@ def check_exclude_keys(
             _parse_exclude_values(key, wanted)
             if lookups and all(values(key) is None for values in lookups):
                 raise ConfigError(
-                    unknown_choice_message("group or key", key, known_keys),
+                    format_unknown_choice_message("group or key", key, known_keys),
                     key=f"{EXCLUDE}[{number}].{key}",
                     code="unknown_choice",
                 )
@@ -184,7 +184,7 @@ def _build_grid_axis(config_key: str, overrides: list[Override]) -> list[tuple[s
     return list(zip(*columns, strict=True))
 
 
-def _build_grid_axis_from_cases(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
+def _expand_cases_into_overrides(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     grids = [[_expand_override(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
         raise ConfigError(f"more than {MAX_JOBS:,} jobs. Give fewer values", key=CASES, code="too_large")

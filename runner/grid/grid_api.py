@@ -20,7 +20,7 @@ from runner.grid.other_launchers import run_launched_job
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob
 from runner.grid.sweeper import Grid, GridSweeper
-from runner.library.jobs import Overrides, command_environment, to_command_line_overrides
+from runner.library.jobs import Overrides, command_environment, convert_to_command_line_overrides
 from runner.library.notebook_view import GridRows
 from runner_base import ConfigError
 
@@ -32,7 +32,7 @@ def run_grid(*overrides: Overrides, study: str | Path | None = None) -> GridRows
     data frame. A job that fails is a table row with its error. `study` is a study's YAML file.
     """
     with command_environment():
-        sweeper, arguments = create_grid_sweeper(to_command_line_overrides(overrides), study)
+        sweeper, arguments = create_grid_sweeper(convert_to_command_line_overrides(overrides), study)
         grid = sweeper.plan_grid(arguments)
         if grid.settings.plan:
             plan = _build_result_table(grid)

@@ -57,7 +57,9 @@ def check_gate_settings(plan: Sequence[PlannedJob]) -> None:
 
 
 @contextmanager
-def exit_with_gate_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> Iterator[None]:
+def exit_with_gate_verdict_afterwards(
+    plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
+) -> Iterator[None]:
     """After this block reports the grid's results, run the gate and exit with its code.
 
     A failed job is no error then, but a candidate with the verdict NO-GO. Without gate.baseline, do nothing.
@@ -72,7 +74,7 @@ def exit_with_gate_verdict(plan: Sequence[PlannedJob], outcomes: Mapping[int, Jo
     raise SystemExit(run_gate(plan, outcomes))
 
 
-def prepare_job_gate(overrides: list[str], config: RunnerConfig) -> Callable[[Record], int]:
+def prepare_release_gate_for_job(overrides: list[str], config: RunnerConfig) -> Callable[[Record], int]:
     """Check the gate of a single job. The returned function runs the gate and returns the exit code."""
     plan = [plan_job(overrides, config)]
     check_gate_settings(plan)
@@ -86,7 +88,7 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
     config = _first_config(plan)
     reference, store = config.gate.baseline, create_store_from_config(config)
     assert reference is not None
-    finished, failed = _list_results(plan, outcomes)
+    finished, failed = _list_finished_and_failed_jobs(plan, outcomes)
     unfinished_ids = {planned.job_id for planned in plan} - finished
     baseline_ids = _find_baseline_ids(plan)
     if baseline_ids <= unfinished_ids:
@@ -116,7 +118,7 @@ def run_gate(plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]) -> 
     return result.exit_code
 
 
-def _list_results(
+def _list_finished_and_failed_jobs(
     plan: Sequence[PlannedJob], outcomes: Mapping[int, JobOutcome]
 ) -> tuple[set[str], dict[str, str]]:
     """Return the ids of finished jobs, and the other jobs' labels with the reasons."""

@@ -110,7 +110,7 @@ def select_job_overrides(overrides: Sequence[str]) -> list[str]:
     return [f"{prefix}{Path(text).name}" if text.startswith(f"{prefix}/") else text for text in of_job]
 
 
-def summarize_plan(plan: list[PlannedJob]) -> str:
+def format_job_counts_by_state(plan: list[PlannedJob]) -> str:
     """Return one line with the number of jobs in each state."""
     totals = Counter(planned.state for planned in plan)
     duplicates = sum(planned.same_as is not None for planned in plan)
@@ -172,7 +172,10 @@ def print_plan(plan: list[PlannedJob]) -> None:
     to_load = {job.base for job in plan if job.base and job.state in (PlanState.todo, PlanState.resume)}
     print(
         plans.format_plan_total_line(
-            summarize_plan(plan), len(to_load), is_per_worker, *_estimate_total_time(plan, estimates)
+            format_job_counts_by_state(plan),
+            len(to_load),
+            is_per_worker,
+            *_estimate_total_time(plan, estimates),
         )
     )
 

@@ -82,7 +82,7 @@ class PlanLauncher(Launcher):
         with (
             GridView(build_job_labels(plan), len(job_numbers), known, numbers=job_numbers)
             if trials is None
-            else trials.create_view() as view
+            else trials.create_trial_progress_view() as view
         ):
             return self.run_jobs(settings, plan, job_numbers, view=view, **shared)
 

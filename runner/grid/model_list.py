@@ -59,7 +59,7 @@ def find_models(comma_separated_paths: str) -> tuple[list[ListedModel], list[Not
     """Return the models that `files=` names, and notes on files that are not models."""
     names, left_out = dict[str, bool](), list[Note]()
     for given in _split_paths(comma_separated_paths):
-        if (found := _find_models_at(given, left_out)) is None:
+        if (found := _find_models_matching_path(given, left_out)) is None:
             raise ConfigError(
                 f"{given} contains neither a .gguf file nor a folder with a config.json"
                 if Path(given).expanduser().exists()
@@ -141,7 +141,7 @@ def build_model_overrides(
     return lists
 
 
-def make_model_list_notes(
+def make_notes_on_listed_models(
     files_value: str, models: Sequence[ListedModel], skipped_notes: Sequence[Note], reference: ListedModel
 ) -> list[Note]:
     """Return notes on the number and sizes of the models, the reference, and unreadable files."""
@@ -176,7 +176,7 @@ def _split_paths(files_value: str) -> list[str]:
     )
 
 
-def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
+def _find_models_matching_path(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str, bool] | None:
     """Find models at a path or glob pattern. Maps each path to True for a file and False for a folder.
 
     Returns None if nothing exists there.
@@ -188,11 +188,11 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
         return (
             {str(path): False}
             if (path / "config.json").is_file()
-            else _find_models_recursively([path], skipped_notes) or None
+            else _find_model_files_and_folders([path], skipped_notes) or None
         )
     if any(sign in path_or_pattern for sign in "*?["):
         return (
-            _find_models_recursively(
+            _find_model_files_and_folders(
                 [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))], skipped_notes
             )
             or None
@@ -205,7 +205,7 @@ def _find_models_at(path_or_pattern: str, skipped_notes: list[Note]) -> dict[str
     return {path_or_pattern: False} if is_hub_id else None
 
 
-def _find_models_recursively(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
+def _find_model_files_and_folders(paths: Iterable[Path], skipped_notes: list[Note]) -> dict[str, bool]:
     """Find models in these paths and their subfolders. Maps each path to True for a file and False for
     a folder.
     """
@@ -214,7 +214,7 @@ def _find_models_recursively(paths: Iterable[Path], skipped_notes: list[Note]) -
         if path.is_dir() and (path / "config.json").is_file():
             found[str(path)] = False
         elif path.is_dir():
-            found |= _find_models_recursively(
+            found |= _find_model_files_and_folders(
                 sorted(child for child in path.iterdir() if not child.name.startswith(".")), skipped_notes
             )
         elif not is_gguf_file_name(path.name):

@@ -154,7 +154,7 @@ class OtherLauncherRun:
             while batches:
                 batch = batches.popleft()
                 if self.outcomes:  # jobs of a broken launch may have ended in the meantime
-                    self._read_outcomes_from_disk(batch)
+                    self._read_job_outcomes_from_disk(batch)
                     batch = [number for number in batch if number not in self.outcomes]
                 if not batch:
                     continue
@@ -162,7 +162,7 @@ class OtherLauncherRun:
                     self._launch_jobs_and_record_outcomes(batch)
                 except KeyboardInterrupt:
                     signals.mark_interrupt_handled()
-                    self._record_outcomes_after_interrupt(batch)
+                    self._record_job_outcomes_after_interrupt(batch)
                     return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
                     batches.extendleft(reversed(self._plan_retry_of_failed_launch(batch, error)))
@@ -189,7 +189,7 @@ class OtherLauncherRun:
 
     def _record_dead_job(self, number: int, death: JobDeath) -> None:
         """Record the outcome of a job whose process died, unless the job had already finished."""
-        self._read_outcomes_from_disk([number])
+        self._read_job_outcomes_from_disk([number])
         if number not in self.outcomes:
             self.outcomes[number] = self.plan[number].record_dead_job_process(death.how, death.message)
             self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
@@ -198,7 +198,7 @@ class OtherLauncherRun:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
-    def _record_outcomes_after_interrupt(self, batch: list[int]) -> None:
+    def _record_job_outcomes_after_interrupt(self, batch: list[int]) -> None:
         """Record each job's outcome after Ctrl-C, unless the launcher is still running the job."""
         give_up_at = time.monotonic() + GRACE_S
         started = self._unfinished_started_jobs(batch)
@@ -206,7 +206,7 @@ class OtherLauncherRun:
             running := [n for n in started if _is_job_running(self._jobs[n])]
         ) and time.monotonic() < give_up_at:
             time.sleep(0.1)
-        self._read_outcomes_from_disk(batch)
+        self._read_job_outcomes_from_disk(batch)
         started = self._unfinished_started_jobs(batch)
         running = [number for number in running if number in started]
         for number in started:
@@ -229,7 +229,7 @@ class OtherLauncherRun:
         again.
         """
         cause = " ".join(re.sub(r"-{4,}", "", str(launch_error)).split())[:400] or type(launch_error).__name__
-        progressed = self._read_outcomes_from_disk(batch)
+        progressed = self._read_job_outcomes_from_disk(batch)
         started = self._unfinished_started_jobs(batch)
         waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
@@ -254,7 +254,7 @@ class OtherLauncherRun:
         self._relaunched |= {*started, *waiting}
         return [*([number] for number in started), *([waiting] if waiting else [])]
 
-    def _read_outcomes_from_disk(self, batch: list[int]) -> bool:
+    def _read_job_outcomes_from_disk(self, batch: list[int]) -> bool:
         """Read the outcomes of a failed launch's jobs from disk. Returns True if any job has ended."""
         ended = False
         for number in batch:

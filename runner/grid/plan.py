@@ -27,7 +27,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import JobOutcome
 from runner.records.jobs import Job
 from runner.run import (
-    check_job_before_loading,
+    check_job_before_model_loading,
     check_recorded_model,
     must_ignore_earlier_results,
     read_inputs_and_identify_job,
@@ -141,7 +141,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             if planned.record is not None:
                 check_recorded_model(resolved, planned.record)
             else:
-                planned.notes = check_job_before_loading(resolved, inputs)
+                planned.notes = check_job_before_model_loading(resolved, inputs)
             planned.notes += _make_question_limit_notes(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
@@ -256,7 +256,7 @@ def would_be_compared(config: RunnerConfig) -> bool:
         return False
 
 
-def mark_duplicates(plan: list[PlannedJob]) -> None:
+def mark_duplicate_jobs(plan: list[PlannedJob]) -> None:
     """Mark jobs that appear twice in the plan, so that each job runs once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):

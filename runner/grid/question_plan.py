@@ -73,8 +73,8 @@ def make_statistical_power_notes(
     Unless `is_quick` is set, the notes also give the needed number of questions.
     """
     notes, sets = (
-        _make_unknown_cluster_power_notes(plan),
-        _group_compared_jobs(plan, _has_verdicts_on_independent_questions),
+        _make_unknown_power_notes(plan),
+        _group_jobs_with_baselines(plan, _has_verdicts_on_independent_questions),
     )
     for compared in sets:
         disagreement, pairs = _estimate_differing_verdict_fraction(compared)
@@ -99,13 +99,14 @@ def make_statistical_power_notes(
     return notes
 
 
-def _make_unknown_cluster_power_notes(plan: Sequence[PlannedJob]) -> list[Note]:
+def _make_unknown_power_notes(plan: Sequence[PlannedJob]) -> list[Note]:
     """Return a note for each cluster key, which says that statistical power cannot be estimated.
 
     The correlation within a cluster is unknown before the jobs run.
     """
     fields = dict.fromkeys(
-        compared.task.cluster for compared in _group_compared_jobs(plan, _has_verdicts_on_clustered_questions)
+        compared.task.cluster
+        for compared in _group_jobs_with_baselines(plan, _has_verdicts_on_clustered_questions)
     )
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
@@ -158,7 +159,7 @@ def count_available_questions(task: QuestionsConfig) -> int | None:
         return None
 
 
-def _group_compared_jobs(
+def _group_jobs_with_baselines(
     plan: Sequence[PlannedJob], should_include: Callable[[RunnerConfig | None], bool]
 ) -> list[ComparedJobs]:
     groups: dict[str, list[int]] = {}

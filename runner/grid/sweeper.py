@@ -22,20 +22,20 @@ from runner.grid import model_list
 from runner.grid.dependencies import add_dependency_jobs
 from runner.grid.expand import ValueGetter, check_exclude_keys, expand_grid, is_excluded_by_rules
 from runner.grid.gguf_grids import reject_quantization_sweep_of_gguf
-from runner.grid.grid_gate import check_gate_settings, exit_with_gate_verdict
+from runner.grid.grid_gate import check_gate_settings, exit_with_gate_verdict_afterwards
 from runner.grid.grid_output import (
     build_grid_table_rows,
     build_job_labels,
+    format_job_counts_by_state,
     print_failures,
     print_next_step_hints,
     print_plan,
-    summarize_plan,
 )
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.other_launchers import OtherLauncherRun, reject_settings_unsupported_by_launcher
 from runner.grid.outcomes import JobOutcome
 from runner.grid.parent_runs import ParentRuns
-from runner.grid.plan import PlannedJob, PlanState, divide_error_rate, mark_duplicates, plan_composed_job
+from runner.grid.plan import PlannedJob, PlanState, divide_error_rate, mark_duplicate_jobs, plan_composed_job
 from runner.grid.server_results import download_server_results, mark_jobs_done_on_server
 from runner.render import grid_lines, progress_messages
 from runner.render.notes import format_note, render_notes
@@ -125,14 +125,14 @@ class GridSweeper(LaunchingSweeper):
             reject_impossible_jobs(grid.plan)
             return
         interrupted = self.run_unfinished_jobs(grid)
-        with exit_with_gate_verdict(grid.plan, grid.outcomes):
+        with exit_with_gate_verdict_afterwards(grid.plan, grid.outcomes):
             report_grid_results_and_failures(grid, interrupted)
 
     def run_unfinished_jobs(self, grid: Grid) -> bool:
         """Run the unfinished jobs of a planned grid. Returns True if the user stopped the grid."""
         with report_step(progress_messages.FINDING_KNOWN_JOBS):
             download_server_results(grid.plan)
-        print_message(summarize_plan(grid.plan))
+        print_message(format_job_counts_by_state(grid.plan))
         for planned, label in zip(grid.plan, build_job_labels(grid.plan), strict=True):
             if planned.made_for:
                 print_message(
@@ -177,7 +177,7 @@ class GridSweeper(LaunchingSweeper):
         seen: set[tuple[str, ...]] = set()
         with share_model_files_between_jobs(), Progress(len(lists), "planning", "jobs") as bar:
             for overrides in lists:
-                composed, lacking = composer.compose_without_missing_keys(overrides)
+                composed, lacking = composer.compose_config_without_missing_keys(overrides)
                 composed, choices = split_job_config_and_choices(composed)
                 bar.advance()
                 values.append(partial(_get_config_value, composed, choices))
@@ -205,7 +205,7 @@ class GridSweeper(LaunchingSweeper):
             )
         reject_quantization_sweep_of_gguf(grid.plan)
         _report_keys_missing_in_choices(left_out, grid.plan, composer)
-        mark_duplicates(grid.plan)
+        mark_duplicate_jobs(grid.plan)
         return grid
 
     def combine_overrides_with_each_model(self, job_overrides: list[list[str]]) -> list[list[str]]:
@@ -223,7 +223,9 @@ class GridSweeper(LaunchingSweeper):
         reference = model_list.choose_reference_model(models, self.reference)
         given = {line.partition("=")[0].lstrip("+~") for overrides in job_overrides for line in overrides}
         of_models = model_list.build_model_overrides(models, reference, given)
-        for line in render_notes(model_list.make_model_list_notes(self.files, models, left_out, reference)):
+        for line in render_notes(
+            model_list.make_notes_on_listed_models(self.files, models, left_out, reference)
+        ):
             print_message(line)
         return [[*of_model, *overrides] for of_model in of_models for overrides in job_overrides]
 

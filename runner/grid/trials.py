@@ -32,7 +32,7 @@ class Trials:
     def total(self) -> int:
         return max(self.wanted, len(self.plan))
 
-    def create_view(self) -> GridView:
+    def create_trial_progress_view(self) -> GridView:
         """Return a progress display whose job count includes the trials of earlier batches."""
         failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
         names = build_job_labels(self.plan, self.keys)

@@ -55,6 +55,6 @@ def compute_worker_limits(
     if needs and not on_cpu:
         return WorkerLimits(gpus, 0)
     by_memory = int(0.8 * machine.available_memory_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu)))
-    by_cores = machine.available_cores() // max(need.threads for need in on_cpu)
+    by_cores = machine.count_available_cpu_cores() // max(need.threads for need in on_cpu)
     count = max(1, min(len(on_cpu), by_memory, by_cores))
     return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)

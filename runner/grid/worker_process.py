@@ -71,7 +71,7 @@ def start_worker_process(
     log_folder.mkdir(parents=True, exist_ok=True)
     log, gpus = log_folder / f"worker_{number}.log", gpus or GpuSet()
     with worker_end, log.open("ab") as stream:
-        process = child_process.start_python(
+        process = child_process.start_python_child_process(
             *("-c", START, str(worker_end.fileno()), str(os.getpid()), FORKS if uses_forks else "stays"),
             environment=gpus.environment,
             stdin=subprocess.DEVNULL,

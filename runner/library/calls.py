@@ -40,7 +40,7 @@ class ModelCall:
     def is_finished(self) -> bool:
         return not self._pending
 
-    def process_event(self, event: Event | Exception) -> str:
+    def store_completion_or_get_text(self, event: Event | Exception) -> str:
         """Store a completion, or return the new text of a streaming event. Raises the exception that an
         engine has sent.
         """

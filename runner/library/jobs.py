@@ -28,7 +28,7 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
     OVERRIDES`.
     """
     with command_environment():
-        given = to_command_line_overrides(overrides)
+        given = convert_to_command_line_overrides(overrides)
         composed, choices = compose_job([*read_variable_overrides(given), *given])
         config = to_runner_config(composed, choices)
         if config.plan:
@@ -41,7 +41,7 @@ def evaluate(*overrides: Overrides) -> NotebookRecord:
         return NotebookRecord.from_record(run(config, format_config_as_yaml(composed)))
 
 
-def to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]:
+def convert_to_command_line_overrides(override_groups: Sequence[Overrides]) -> list[str]:
     """Convert overrides to command-line syntax. In a mapping, a list of values becomes a sweep.
 
     If the key's own type is a list, the list is a single value.

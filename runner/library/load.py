@@ -16,7 +16,7 @@ from runner.config.task import TaskConfig
 from runner.engines import create_lazy_engine
 from runner.engines.kinds import get_model_kind
 from runner.library.model import Model
-from runner_base import ConfigError, environment, print_message, unknown_choice_message
+from runner_base import ConfigError, environment, format_unknown_choice_message, print_message
 from runner_base.errors import find_closest_names
 from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import build_unknown_load_error, is_bare_model_name, is_gguf_file
@@ -100,7 +100,7 @@ def _reject_unknown_groups(model_keys: Mapping[str, Any], group_arguments: Mappi
     for key in model_keys.keys() - schema_keys(LocalModelConfig):
         names = sorted({*group_arguments, "model", "seed"})
         if find_closest_names(key, names):
-            reason = unknown_choice_message("argument of load", key, names)
+            reason = format_unknown_choice_message("argument of load", key, names)
             raise ConfigError(
                 f"{reason}. Keys of the config group model are also accepted",
                 key=key,

@@ -16,11 +16,11 @@ from queue import SimpleQueue
 from typing import Any, Self, Unpack, overload
 
 from runner.config.root import RunnerConfig
-from runner.datasets.prompts import validate_message, validate_text
+from runner.datasets.prompts import validate_message, validate_nonempty_utf8_text
 from runner.library.answers import Answer, Scores, scores_from_completions
 from runner.library.arguments import LIMITS, Format, PromptOrMessages, Settings, Texts, Turn
 from runner.library.calls import ModelCall, create_thread_safe_queue
-from runner_base import ConfigError, check_value, unknown_choice_message
+from runner_base import ConfigError, check_value, format_unknown_choice_message
 from runner_engine import (
     Completion,
     Driver,
@@ -126,7 +126,7 @@ class Model:
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with ModelCall(self._driver, [self._build_stream_request(prompt, how)], queue.put) as call:
             while not call.is_finished:
-                if text := call.process_event(queue.get()):
+                if text := call.store_completion_or_get_text(queue.get()):
                     yield text
         call.get_completions()  # raises the error if the request has ended in one
 
@@ -134,7 +134,7 @@ class Model:
         queue, put = create_thread_safe_queue()
         with ModelCall(self._driver, [self._build_stream_request(prompt, how)], put) as call:
             while not call.is_finished:
-                if text := call.process_event(await queue.get()):
+                if text := call.store_completion_or_get_text(await queue.get()):
                     yield text
         call.get_completions()
 
@@ -182,7 +182,7 @@ class Model:
         ]
 
     def _build_chat_request(self, messages: Sequence[Turn], settings: Mapping[str, Any]) -> Request:
-        return self._build_request(_to_messages(messages), settings, keep=True)
+        return self._build_request(_convert_turns_to_messages(messages), settings, keep=True)
 
     def _build_stream_request(self, prompt: PromptOrMessages, settings: Mapping[str, Any]) -> Request:
         is_text = isinstance(prompt, str)
@@ -208,7 +208,7 @@ class Model:
         for key, value in settings.items():
             if key not in Settings.__annotations__:
                 raise ConfigError(
-                    unknown_choice_message("setting", key, Settings.__annotations__),
+                    format_unknown_choice_message("setting", key, Settings.__annotations__),
                     key=key,
                     value=value,
                     code="unknown_choice",
@@ -232,14 +232,14 @@ class Model:
         queue: SimpleQueue[Event | Exception] = SimpleQueue()
         with ModelCall(self._driver, requests, queue.put) as call:
             while not call.is_finished:
-                call.process_event(queue.get())
+                call.store_completion_or_get_text(queue.get())
         return call.get_completions()
 
     async def _complete_requests_async(self, requests: list[Request]) -> list[list[Completion]]:
         queue, put = create_thread_safe_queue()
         with ModelCall(self._driver, requests, put) as call:
             while not call.is_finished:
-                call.process_event(await queue.get())
+                call.store_completion_or_get_text(await queue.get())
         return call.get_completions()
 
 
@@ -255,14 +255,14 @@ def _build_request_prompt(prompt: PromptOrMessages, format: Format, system: str 
     )
     if not isinstance(prompt, str):
         check_value(format == "chat", "format", format, "a conversation needs format='chat'", code="conflict")
-        return _to_messages(prompt)
+        return _convert_turns_to_messages(prompt)
     text = _require_text(prompt)
     if format == "raw":
         return text
     return (*([Message("system", _require_text(system))] if system else []), Message("user", text))
 
 
-def _to_messages(messages: Sequence[Turn]) -> tuple[Message, ...]:
+def _convert_turns_to_messages(messages: Sequence[Turn]) -> tuple[Message, ...]:
     needed = 'give a list of messages: [{"role": "user", "content": "..."}]'
     check_value(
         isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed
@@ -284,6 +284,6 @@ def _to_messages(messages: Sequence[Turn]) -> tuple[Message, ...]:
 
 def _require_text(value: Any) -> str:
     try:
-        return str.__str__(validate_text(value))  # turns an Answer into a plain str
+        return str.__str__(validate_nonempty_utf8_text(value))  # turns an Answer into a plain str
     except ValueError as error:
         raise ConfigError(str(error), code="bad_value") from error

@@ -16,7 +16,7 @@ from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, Record, RunRecordError, Status, print_message
 from runner_base.renamed_keys import update_renamed_param_keys
 from runner_compare import ENGINE, Run
-from runner_compare.statistics import replace_vote_accuracy
+from runner_compare.statistics import replace_vote_by_mean_accuracy
 
 EPOCH = "1970-01-01T00:00:00+00:00"  # of records without a time
 DatedRun = tuple[int, Run]  # a run with the time of its start, in ms
@@ -156,7 +156,7 @@ def build_run_with_start_time(
         task_version=tags.get("task_version", ""),
         folder=tags.get("output_dir", ""),
         params={intern(key): intern(value) for key, value in params.items()},
-        metrics={intern(key): value for key, value in replace_vote_accuracy(metrics).items()},
+        metrics={intern(key): value for key, value in replace_vote_by_mean_accuracy(metrics).items()},
         grid=intern(tags.get(PARENT, "")),
         facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
         has_fresh_processes=getattr(TASKS.get(task), "has_fresh_processes", False),

@@ -55,7 +55,7 @@ def download_grid_plan(client: Any, grid_run_id: str, temp_folder: Path) -> Grid
     if path is None:
         return None
     try:
-        return _parse_plan(grid_run_id, parse_json(path.read_text(encoding="utf-8")))
+        return _parse_grid_plan(grid_run_id, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             (
@@ -127,7 +127,7 @@ def add_jobs_without_result(
             )
 
 
-def _parse_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
+def _parse_grid_plan(grid: str, content: Mapping[str, Any]) -> GridPlan:
     jobs = tuple(content["jobs"])
     for job in jobs:
         job["job_id"], job.get("overrides")  # what everything below relies on

@@ -22,13 +22,13 @@ from runner.recorded_runs.run_list import (
     find_grid_run,
     find_last_grid_run,
     load_grid_job_runs,
-    load_store_runs,
+    load_runs_from_mlflow_store,
     require_single_grid_id,
 )
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.store_choice import choose_store_to_read
 from runner.tracking.job_runs import log_comparison_files, log_verdict
-from runner.tracking.stored_runs import open_client_for_reading
+from runner.tracking.stored_runs import open_mlflow_client_for_reading
 from runner.tracking.stores import Store, format_mlflow_url_or_command
 from runner_base import ConfigError
 from runner_compare import Records, RecordsOpener, Run, Table
@@ -74,14 +74,14 @@ class JobsOpener(RecordsOpener):
         store = choose_store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
             return _open_folder_jobs(options, output_dir, scratch)
-        client, options.experiment = open_client_for_reading(store), store.experiment
+        client, options.experiment = open_mlflow_client_for_reading(store), store.experiment
         reader = SampleReader(client, output_dir, scratch)
         if options.grid:
             grid = find_grid_run(client, options.experiment, options.grid)
             plan = download_grid_plan(client, grid, scratch)
             runs = load_grid_job_runs(client, store, grid, plan)
         else:
-            grid, runs = None, load_store_runs(client, store)
+            grid, runs = None, load_runs_from_mlflow_store(client, store)
             plan = None if options.runs else _find_last_grid_plan(client, store, scratch)
         jobs = RecordedJobs(runs, reader, client, grid, shown_at=format_mlflow_url_or_command(store.uri))
         if plan is not None:

@@ -24,7 +24,7 @@ class SchemaRules(KeyRules):
 
     def __init__(self) -> None:
         self.order = [item.name for item in fields(RunnerConfig)]
-        self.written_alike = _map_defaults_to_equivalent_values()
+        self.written_alike = _map_equivalent_config_values()
         of_some = {
             key: value for key, value in KeyRules.defaults.items() if key.startswith(("task.", "lora."))
         }
@@ -65,7 +65,7 @@ def _has_no_effect_on_answers(schema_field: Field[Any], recorded_value: str | No
     return changes_none or schema_field.name == "cache_dir"
 
 
-def _map_defaults_to_equivalent_values() -> dict[tuple[str, str], str]:
+def _map_equivalent_config_values() -> dict[tuple[str, str], str]:
     """Map a config key and its default to another value that gives the same job id."""
     keys = [
         (f"{group_name}.{item.name}", item)

@@ -14,10 +14,10 @@ SPEEDS = ("decode_tok_per_s", "best_decode_tok_per_s", "output_tok_per_s", "best
 
 class ProfilesSection(Section):
     def cross_task_tables(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        return {"profiles": make_profile_columns(tables)}
+        return {"profiles": make_profile_comparison_columns(tables)}
 
 
-def make_profile_columns(tables: Sequence[Table]) -> list[Column]:
+def make_profile_comparison_columns(tables: Sequence[Table]) -> list[Column]:
     """Return the columns of the table of profiles. Empty if there are fewer than two profiles."""
     order = [name for name in PROFILES if name != NONE]
     runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]

@@ -60,7 +60,7 @@ def publish_accuracies(tables: Sequence[Table], folder: Path, benchmark: str) ->
         folder_of_model = folder if len(by_model) == 1 else folder / _model_folder_name(number, *of_model[0])
         files = {CARD: format_model_card_accuracy_section(of_model)}
         for dataset, entries in _build_hub_entries_by_file(of_model, benchmark).items():
-            files[f"{RESULTS}/{dataset}.yaml"] = format_entries_as_yaml(entries)
+            files[f"{RESULTS}/{dataset}.yaml"] = format_hub_entries_as_yaml(entries)
         for name, text in files.items():
             try:
                 replace_text_file_atomically(folder_of_model / name, text)
@@ -205,7 +205,7 @@ def _raise_unless(condition: bool, key: str, value: object, problem: str) -> Non
         )
 
 
-def format_entries_as_yaml(entries: list[dict[str, Any]]) -> str:
+def format_hub_entries_as_yaml(entries: list[dict[str, Any]]) -> str:
     import yaml
 
     text: str = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)

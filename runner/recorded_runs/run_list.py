@@ -36,7 +36,7 @@ from runner_compare import JOB_ID, Run
 LAST = "last"
 
 
-def load_store_runs(
+def load_runs_from_mlflow_store(
     client: Any, store: Store, job_ids: Collection[str] | None = None, grid_run_id: str = ""
 ) -> list[Run]:
     """Return the runs of an MLflow store, newest first, with failed runs at the end.
@@ -54,13 +54,13 @@ def load_store_runs(
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
         older = by_job.setdefault(run.job_id, [])
-        run.earlier = [other for other in older[::-1] if not _is_logged_again(run, other)]
+        run.earlier = [other for other in older[::-1] if not _has_same_logged_result(run, other)]
         if len(run.earlier) == len(older):
             older.append(run)
     return runs
 
 
-def _is_logged_again(run: Run, other: Run) -> bool:
+def _has_same_logged_result(run: Run, other: Run) -> bool:
     """Return whether two MLflow runs hold the same result. Two executions never take equally long."""
     seconds = run.metrics.get("seconds")
     return seconds is not None and seconds == other.metrics.get("seconds")
@@ -160,7 +160,7 @@ def _last_start_ms(grid_run: Any) -> int:
 def load_grid_job_runs(client: Any, store: Store, grid_run_id: str, plan: GridPlan | None) -> list[Run]:
     """Return the runs of a grid's jobs, including runs that finished before the grid started."""
     planned = set(plan.job_ids) if plan is not None else None
-    runs = load_store_runs(client, store, planned, grid_run_id)
+    runs = load_runs_from_mlflow_store(client, store, planned, grid_run_id)
     of_grid = [run for run in runs if run.grid == grid_run_id]
     earlier = (planned or set()) - {run.job_id for run in of_grid}
     return of_grid + [run for run in runs if run.job_id in earlier]

@@ -66,7 +66,7 @@ def read_sample_metric(samples_path: Path, metric_name: str, extractor_names: Se
         else partial(estimate_right_answer_probability, chance, extractor_names)
     )
     return {
-        _identify_question(sample): QuestionOutcome.from_metric(sample, number_of(sample))
+        _get_sample_question_key(sample): QuestionOutcome.from_metric(sample, number_of(sample))
         for sample in read_samples(samples_path).values()
         if sample.likelihood is None
         and (sample.answer.verdict is not None or chance is None)
@@ -75,7 +75,7 @@ def read_sample_metric(samples_path: Path, metric_name: str, extractor_names: Se
     }
 
 
-def _identify_question(sample: Sample) -> Question:
+def _get_sample_question_key(sample: Sample) -> Question:
     """Return the key of a sample's question. A prompt of task=generate is identified by its hash."""
     if sample.question is None:
         return sample.index, sample.prompt_sha256 or "", ""
@@ -91,7 +91,7 @@ def estimate_right_answer_probability(
     said = [
         _get_vote_and_correctness(choice, verdict_sources) for choice in sample.choices or [sample.answer]
     ]
-    return repeated_answer_metric.estimate_for_question(right, answers, AnswerVotes.from_answers(said))
+    return repeated_answer_metric.estimate_metric_for_question(right, answers, AnswerVotes.from_answers(said))
 
 
 def _get_vote_and_correctness(answer: Answer, extractor_names: Sequence[str]) -> tuple[str | None, bool]:

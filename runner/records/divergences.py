@@ -48,7 +48,7 @@ class TokenDivergences:
             )
 
     @classmethod
-    def from_divergence(
+    def from_divergence_and_logprobs(
         cls, sample_divergence: Divergence, logprobs: Sequence[float], reference_logprobs: Sequence[float]
     ) -> TokenDivergences:
         reference_first, first = (

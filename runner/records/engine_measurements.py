@@ -119,7 +119,7 @@ class EngineMeasurements:
             answering_s=earlier.answering_s + self.answering_s,
         )
 
-    def write_to_folder(self, folder: Path) -> None:
+    def write_measurements_to_folder(self, folder: Path) -> None:
         values = asdict(self)
         for part, notes in (("report", self.report.notes), ("stats", self.stats.notes)):
             values[part]["notes"] = [render_engine_note(note) for note in notes]
@@ -195,7 +195,7 @@ class MeasurementRecorder:
             time.monotonic() - self._loaded_at,
         )
         measured = now.add_earlier_measurements(self.earlier)
-        measured.write_to_folder(self.folder)
+        measured.write_measurements_to_folder(self.folder)
         self._kept_at = time.monotonic()
         return measured
 

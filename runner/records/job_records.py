@@ -84,7 +84,7 @@ class LogFile(logging.FileHandler):
 
 
 @contextmanager
-def write_job_log(path: Path) -> Iterator[None]:
+def attach_job_log_file(path: Path) -> Iterator[None]:
     """Also write log messages to a file in the job's folder while this block runs."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")

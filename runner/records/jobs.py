@@ -49,7 +49,7 @@ from runner_base.fields import get_identity_name
 from runner_base.files import sync_to_disk
 from runner_base.notes import Note
 from runner_base.texts import is_partially_written
-from runner_compare.statistics import replace_vote_accuracy
+from runner_compare.statistics import replace_vote_by_mean_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Job:
         try:
             data = path.read_bytes()
             record = Record.from_json(data.decode())
-            record.result.metrics = replace_vote_accuracy(record.result.metrics)
+            record.result.metrics = replace_vote_by_mean_accuracy(record.result.metrics)
             return record
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_partially_written(data) and not isinstance(error, OSError):

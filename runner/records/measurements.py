@@ -36,7 +36,9 @@ class MeasurementFile:
         """Read all existing measurements. Raises RunRecordError for a damaged line."""
         path = folder / MEASUREMENTS
         self._conditions, self._file = hash_machine_and_versions(), AppendOnlyFile(path)
-        lines = [line for _, line in read_lines(path, _parse_measurement, "measurement", repair=True)]
+        lines = [
+            line for _, line in read_lines(path, _parse_signed_measurement_line, "measurement", repair=True)
+        ]
         self.earlier = [line for line in lines if line["conditions"] == self._conditions]
         self.outdated = len(lines) - len(self.earlier)  # made under other conditions
 
@@ -53,7 +55,7 @@ def make_measurement_notes(num_reused: int, num_total: int, num_outdated: int) -
     return notes + [note("measured_again", lines=num_outdated, file=MEASUREMENTS)] * bool(num_outdated)
 
 
-def _parse_measurement(text: str) -> dict[str, Any]:
+def _parse_signed_measurement_line(text: str) -> dict[str, Any]:
     line = parse_signed_line(text)
     if not isinstance(line.get("conditions"), str):
         raise ValueError("the field 'conditions' (hash of machine and versions) is missing")

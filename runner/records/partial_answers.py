@@ -63,7 +63,7 @@ class PartialAnswersFile:
             for some in unfinished
             if can_continue and any(completion.answer.token_ids for completion in some)
         ]
-        self._lines |= {some[0].id: _make_json_line(some) for some in kept}
+        self._lines |= {some[0].id: _build_partial_answer_record(some) for some in kept}
         self._lines = {name: line for name, line in self._lines.items() if not is_request_done(name)}
         if self._lines:
             lines = (
@@ -79,7 +79,7 @@ class PartialAnswersFile:
         self.path.unlink(missing_ok=True)
 
 
-def _make_json_line(completions: list[Completion]) -> dict[str, Any]:
+def _build_partial_answer_record(completions: list[Completion]) -> dict[str, Any]:
     given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in completions]
     line = {"id": completions[0].id, "prompt_sha256": completions[0].prompt_sha256, "choices": given}
     return line | {"begun": _parse_prefix(line)}

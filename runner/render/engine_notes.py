@@ -11,11 +11,11 @@ def render_engine_notes(stats: EngineStats, report: EngineReport | None = None) 
     loaded = [] if report is None else report.notes
     return [
         *map(render_engine_note, [*loaded, *stats.notes]),
-        *map(format_memory_batch_limit_note, stats.row_shortages),
+        *map(format_memory_limited_batch_note, stats.row_shortages),
     ]
 
 
-def format_memory_batch_limit_note(shortage: SequenceShortage) -> str:
+def format_memory_limited_batch_note(shortage: SequenceShortage) -> str:
     rows, asked = shortage.rows, shortage.asked_rows
     if not shortage.ran_out and shortage.kv_tokens is not None:
         tokens = f"{shortage.kv_tokens:,} tokens of KV cache"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.render.engine_notes import format_memory_batch_limit_note
+from runner.render.engine_notes import format_memory_limited_batch_note
 from runner_base import format_count
 from runner_base.render.notes import Template
 
@@ -39,7 +39,7 @@ def _describe_answer_changes_from_drafting(
 
 SPEED: dict[str, Template] = {
     "error": "{reason}",
-    "fewer_rows": lambda shortage: format_memory_batch_limit_note(shortage),
+    "fewer_rows": lambda shortage: format_memory_limited_batch_note(shortage),
     "out_of_memory": "out of memory: {reason}",
     "too_short": "an answer had {tokens} tokens instead of {wanted}",
     "unanswered": "{count} of {total} requests had no answer after {seconds:.0f} s",

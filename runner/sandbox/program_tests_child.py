@@ -114,7 +114,7 @@ def run_program_and_tests(
     loaded, builtin_names = sys.modules, dict(vars(sys.modules["builtins"]))
     test_names = {"__name__": "tests", "__builtins__": builtin_names}
     kept_modules = {name: loaded[name] for name in test_modules if name in loaded}
-    restore_modules = _make_module_restorer()
+    restore_modules = _create_restore_modules_function()
     call_function_and_check_values = _make_checked_call(restore_modules, _make_return_value_check())
 
     def wrap_function(function: Any) -> Any:
@@ -160,7 +160,7 @@ def run_program_and_tests(
     return token, ""
 
 
-def _make_module_restorer() -> Any:
+def _create_restore_modules_function() -> Any:
     """Return a function that gives all modules, and the builtins, the names that they have now."""
     import gc
 
@@ -262,7 +262,7 @@ def _make_return_value_check() -> Any:
     kept_names = {id(cls): dict(vars(cls)) for cls in comparable if not cls.__flags__ & immutable}
     mapping, get_pairs = dict, dict.items
 
-    def check_class(cls: Any) -> None:
+    def reject_class_with_custom_comparison(cls: Any) -> None:
         names, kept = get_names(cls), kept_names.get(identify(cls))
         if kept is not None:
             is_changed = is_any(name not in kept or names[name] is not kept[name] for name in names)
@@ -285,7 +285,7 @@ def _make_return_value_check() -> Any:
             if identify(kind) not in plain_ids:
                 is_plain = False
                 for cls in get_mro(kind):
-                    check_class(cls)
+                    reject_class_with_custom_comparison(cls)
                 for array, get_dtype in arrays:
                     if is_instance(value, array) and get_dtype(value).hasobject:
                         raise error("a returned array contains objects")

@@ -32,7 +32,7 @@ from runner.config.extractors import Extractor
 from runner.sandbox import sandbox_child, syscalls
 from runner.sandbox.code_folders import create_temporary_code_folder
 from runner.sandbox.sandbox_child import LONGEST_TEXT, MAX_DIGITS
-from runner.scorers import extract_by_extractor, numbers, parse_choice_letter
+from runner.scorers import extract_canonical_answer, numbers, parse_choice_letter
 from runner_base import MIB, JobFailed
 from runner_base.child_process import describe_exit_code
 
@@ -273,7 +273,7 @@ class Sandbox:
             (
                 parse_choice_letter(answer)
                 if expects_letter
-                else extract_by_extractor(answer, numbers, Extractor.flexible)
+                else extract_canonical_answer(answer, numbers, Extractor.flexible)
             )
             if answer
             else None

@@ -96,7 +96,7 @@ def main() -> None:
         if job["packages"]:
             tested["import_packages"]([*find_imports(tree)], f"{texts[0]}\n{job['tests']}")
     if code is not None:
-        if "seccomp" in held and import_modules_and_block_files(tree, libc, job["filters"][1]):
+        if "seccomp" in held and preload_modules_and_block_filesystem(tree, libc, job["filters"][1]):
             held.append("paths")
         if tested:
             job["imports_are_done"] = "paths" in held
@@ -123,7 +123,7 @@ def compile_first_valid_program(programs: tuple[str, ...]) -> tuple[Any, Any, st
     return None, None, why or "no code"
 
 
-def import_modules_and_block_files(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
+def preload_modules_and_block_filesystem(syntax_tree: Any, libc: Any, seccomp_filter: bytes) -> bool:
     """Import the standard library modules that the code uses, then block access to all files.
 
     The kernel enforces the block by a seccomp filter. Returns False if the filter cannot be

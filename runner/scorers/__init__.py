@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runner.scorers.expressions import PACKAGE as PACKAGE
     from runner.scorers.expressions import require_math_verify_package as require_math_verify_package
     from runner.scorers.extractors import extract_by_all_extractors as extract_by_all_extractors
-    from runner.scorers.extractors import extract_by_extractor as extract_by_extractor
+    from runner.scorers.extractors import extract_canonical_answer as extract_canonical_answer
     from runner.scorers.letters import LETTERS as LETTERS
     from runner.scorers.letters import find_gold_letter as find_gold_letter
     from runner.scorers.letters import parse_choice_letter as parse_choice_letter
@@ -39,7 +39,7 @@ PLACES = {
     "WHY_NOT": "verdicts",  # the key in a sample of why an answer could not be compared
     "Scorer": "base",  # reads and compares answers that are neither numbers nor letters; plug-ins derive from it
     "load_scorer": "answer_reading",  # a scorer by its name
-    "extract_by_extractor": "extractors",  # the answer that one extractor finds in a text
+    "extract_canonical_answer": "extractors",  # the answer that one extractor finds in a text
     "extract_by_all_extractors": "extractors",  # the answers that all extractors find
     # several answers to a question
     "count_majority_votes": "votes",  # counts the votes of a question's answers

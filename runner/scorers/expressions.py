@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from runner.config.extractors import Extractor
 from runner.scorers import numbers
 from runner.scorers.base import Scorer
-from runner.scorers.extractors import extract_by_extractor, extract_last_boxed_text, last_match_or_none
+from runner.scorers.extractors import extract_canonical_answer, extract_last_boxed_text, last_match_or_none
 from runner_base import ConfigError, JobFailed, child_process
 
 PACKAGE = "math-verify"
@@ -111,7 +111,7 @@ def find_unboxed_expression(text: str) -> str | None:
     lines = text.strip().splitlines()
     if lines and not re.search(r"[a-zA-Z]{3,}", lines[-1]):
         return _trim_answer(lines[-1])
-    return extract_by_extractor(text, numbers, Extractor.flexible)
+    return extract_canonical_answer(text, numbers, Extractor.flexible)
 
 
 def _formula_content(formula: re.Match[str]) -> str:
@@ -171,7 +171,7 @@ class ComparisonProcess:
             for _ in range(2):
                 if self._process is None:
                     module = "runner.scorers.expressions_child"
-                    self._process = child_process.start_python(
+                    self._process = child_process.start_python_child_process(
                         "-m",
                         module,
                         should_inherit_secrets=False,

@@ -57,7 +57,7 @@ def main() -> None:
         fork = fork or ParserFork()
         reply = fork.send_request(line)
         if not reply or fork.asked == MOST_ASKED:
-            code, fork = fork.close_and_wait(), None
+            code, fork = fork.close_pipes_and_await_exit(), None
         os.write(
             replies, reply or json.dumps([None, WHY.get(code) or describe_exit_code(code)]).encode() + b"\n"
         )
@@ -89,7 +89,7 @@ class ParserFork:
                 reply += piece
         return reply
 
-    def close_and_wait(self) -> int:
+    def close_pipes_and_await_exit(self) -> int:
         """Terminate the forked process and return its exit code."""
         os.close(self._requests)
         os.close(self._replies)

@@ -71,7 +71,7 @@ def extract_by_all_extractors(text: str, notation: Notation) -> dict[Extractor, 
     }
 
 
-def extract_by_extractor(text: str, notation: Notation, extractor: Extractor) -> str | None:
+def extract_canonical_answer(text: str, notation: Notation, extractor: Extractor) -> str | None:
     """Return the canonical answer that the extractor finds, or None."""
     match = EXTRACTORS[extractor](notation.normalize_text(text), notation)
     return notation.to_canonical_form(match) if match else None

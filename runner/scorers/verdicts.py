@@ -44,7 +44,7 @@ def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgem
         for way, is_marked in reading.marked.items()
     }
 
-    def decide_verdict(source: str, found: str | None) -> Verdict:
+    def decide_answer_verdict(source: str, found: str | None) -> Verdict:
         if answer.finish_reason is FinishReason.error:
             return Verdict.cut_off
         # in an answer that was cut off `flexible` may take a step; without thinking that counts, as
@@ -56,5 +56,5 @@ def judge_answer(answer: Answer, gold: str, scorer: str | None = None) -> Judgem
             return Verdict.cut_off
         return Verdict.no_answer if found is None else Verdict.wrong
 
-    verdicts = {way: decide_verdict(way, found) for way, found in reading.found.items()}
+    verdicts = {way: decide_answer_verdict(way, found) for way, found in reading.found.items()}
     return Judgement(reading.found, verdicts, cut_off, parts, reading.explain_comparison_failure(gold))

@@ -136,7 +136,9 @@ def create_request_loads(
     return loads
 
 
-def run_request_load(engine: Engine, request_load: RequestLoad, on_answer: Callable[[], None]) -> None:
+def run_requests_at_arrival_rate(
+    engine: Engine, request_load: RequestLoad, on_answer: Callable[[], None]
+) -> None:
     shortages_before = len(engine.stats.row_shortages)
     try:
         with engine.open() as session:

@@ -222,7 +222,7 @@ class CellRunner:
         return {
             "prefill_gflop_per_s": self.arithmetic.compute_prefill_gflop(shape) / stats.prefill_s,
             "decode_gflop_per_s": self.arithmetic.compute_decode_gflop(shape) / stats.decode_s,
-            "decode_gb_per_s": self.arithmetic.compute_decode_read_gb(shape) / stats.decode_s,
+            "decode_gb_per_s": self.arithmetic.compute_gb_read_while_decoding(shape) / stats.decode_s,
         }
 
 

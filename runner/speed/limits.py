@@ -20,7 +20,7 @@ class MachineLimits:
     arithmetic: ModelArithmetic | None
     measured: list[HardwareRates] = field(default_factory=list)
 
-    def measure_hardware_rates(self) -> None:
+    def measure_matmul_and_read_rates(self) -> None:
         """Measure the matmul rate and the memory read rate again, unless memory is too small."""
         if self.arithmetic is None:
             return

@@ -66,7 +66,7 @@ def _num_decimals(metric: str) -> int:
     )
 
 
-def build_speed_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
+def build_sweep_result_rows(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
     measured = [cell for cell in cells if not cell.note]
     speed, rows = select_speed_metric(measured), []
     figures = [name for name in ("ttft_s", *SPEEDS, "seconds") if name in measured[0].metric_names]

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from runner.tasks.collecting import RepeatOrder as RepeatOrder
     from runner.tasks.collecting import RunningAccuracy as RunningAccuracy
     from runner.tasks.collecting import StoredAnswers as StoredAnswers
-    from runner.tasks.collecting import build_sample as build_sample
+    from runner.tasks.collecting import build_sample_from_completions as build_sample_from_completions
     from runner.tasks.collecting import collect_extra_answers as collect_extra_answers
     from runner.tasks.collecting import (
         describe_failures_unless_all_failed as describe_failures_unless_all_failed,
@@ -89,7 +89,7 @@ PLACES = {
     "RunningAccuracy": "runner.tasks.collecting",  # the policy that reports the accuracy so far
     "StoredAnswers": "runner.tasks.collecting",  # the requests of a file of answers, and those that have none
     "collect_extra_answers": "runner.tasks.collecting",  # further answers, in a file of their own
-    "build_sample": "runner.tasks.collecting",  # the completions of a request as a sample
+    "build_sample_from_completions": "runner.tasks.collecting",  # the completions of a request as a sample
     "describe_failures_unless_all_failed": "runner.tasks.collecting",  # messages about questions without an answer
     "report_saved_on_interrupt": "runner.tasks.collecting",  # the message that an interrupted job prints
     # early stopping (task.early_stop_vs)

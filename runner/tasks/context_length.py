@@ -95,7 +95,7 @@ def build_rope_notes_for_requests(resolved: ResolvedJob, requests: Sequence[Requ
     )
 
 
-def build_rope_notes_for_documents(
+def build_document_rope_scaling_notes(
     resolved: ResolvedJob, items: Sequence[ScoredItem], window: int
 ) -> list[Note]:
     if not resolved.config.rope.is_scaling:

@@ -61,7 +61,7 @@ class ComparedInputs(TaskInputs):
 
     baseline: Job | None = field(default=None, kw_only=True)  # that the job is compared with while it runs
 
-    def add_baseline(self, config: RunnerConfig, version: int) -> None:
+    def find_baseline_and_extend_hashes(self, config: RunnerConfig, version: int) -> None:
         """Find the baseline job, which must run first, and add its id to the hashes.
 
         Call it last: the baseline has the same hashes. A job that names itself has no baseline.

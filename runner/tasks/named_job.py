@@ -21,7 +21,7 @@ from runner.config.task import TaskConfig
 from runner.core.typed_command import format_grid_command
 from runner.engines.kinds import get_model_kind
 from runner.records.jobs import LOCK, Job, identify_job, lock_job
-from runner_base import ConfigError, Record, unknown_choice_message
+from runner_base import ConfigError, Record, format_unknown_choice_message
 from runner_base.files import is_locked
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
@@ -90,7 +90,7 @@ def apply_overrides_from_text(
         if not value or not {group, where} & set(groups):
             raise ConfigError(
                 (
-                    f"{unknown_choice_message('override', word, groups)}. Use GROUP=CHOICE (such "
+                    f"{format_unknown_choice_message('override', word, groups)}. Use GROUP=CHOICE (such "
                     "as quantization=none), GROUP.KEY=VALUE or a job id"
                 ),
                 key=key,

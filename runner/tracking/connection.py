@@ -253,7 +253,7 @@ def _create_sqlite_atomically(database_path: Path | None) -> None:
         fresh = database_path.with_name(f".{database_path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
-        was_kept = empty_database.copy_cached_database(fresh)
+        was_kept = empty_database.copy_cached_empty_database(fresh)
         MlflowClient(format_sqlite_uri(fresh)).search_experiments(max_results=1)
         if not was_kept:
             empty_database.cache_new_database(fresh)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 MAKERS = ("mlflow", "alembic", "sqlalchemy")  # whose versions decide what is in it
 
 
-def copy_cached_database(new_file: Path) -> bool:
+def copy_cached_empty_database(new_file: Path) -> bool:
     """Copy the cached empty database to a new file. Returns False if no database is cached."""
     for file in _cached_files():
         try:

@@ -169,7 +169,7 @@ class MlflowSink:
         return False
 
 
-def create_sink(config: RunnerConfig, job: Job) -> MlflowSink:
+def create_mlflow_sink(config: RunnerConfig, job: Job) -> MlflowSink:
     """Return the sink for a job. No store is opened yet."""
     store = create_store_from_config(config)
     return MlflowSink(store, job, config.trackers, store.experiment if store else EXPERIMENT)

@@ -17,7 +17,7 @@ from runner.tracking.connection import (
     require_reachable_store,
 )
 from runner.tracking.stores import Store
-from runner_base import ConfigError, Status, unknown_choice_message
+from runner_base import ConfigError, Status, format_unknown_choice_message
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
@@ -204,7 +204,7 @@ def search_job_and_grid_runs(
     yield from search_runs_of_jobs(client, experiment_id, query, job_ids, lambda run: run)
 
 
-def open_client_for_reading(store: Store) -> Any:
+def open_mlflow_client_for_reading(store: Store) -> Any:
     """Return an MLflow client for reading. A read-only database is allowed."""
     import_mlflow(store)
     if store.sqlite_file is None:
@@ -222,7 +222,7 @@ def find_experiment(client: Any, experiment_name: str) -> Any:
     if found is None:
         names = [item.name for item in client.search_experiments()]
         raise ConfigError(
-            unknown_choice_message("experiment", experiment_name, names),
+            format_unknown_choice_message("experiment", experiment_name, names),
             key="--experiment",
             value=experiment_name,
             code="unknown_choice",

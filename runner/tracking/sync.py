@@ -38,7 +38,7 @@ def entry() -> NoReturn:
     signals.install_signal_handlers()
     run_command(
         "runner-sync",
-        lambda: print(escape_control_characters(log_missing_jobs_to_store(create_parser().parse_args()))),
+        lambda: print(escape_control_characters(sync_finished_jobs_to_mlflow(create_parser().parse_args()))),
     )
 
 
@@ -62,7 +62,7 @@ def create_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def log_missing_jobs_to_store(options: argparse.Namespace) -> str:
+def sync_finished_jobs_to_mlflow(options: argparse.Namespace) -> str:
     """Log all finished jobs of a folder that are missing in the store. Returns a summary."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
@@ -95,7 +95,7 @@ def log_missing_jobs_to_store(options: argparse.Namespace) -> str:
                 if record := read_finished_record(job):
                     parent = parents.get(job.job_id)
                     below = replace(store, parent_run_id=parent) if parent else None
-                    below = below or get_store_with_parent_run(store, record, known)
+                    below = below or copy_store_with_parent_run(store, record, known)
                     logged += MlflowSink(below, job).log_recorded_result(record)
             bar.advance()
     in_grids = format_count(grids.finish_runs(), "grid")
@@ -142,7 +142,7 @@ def read_finished_record(job: Job) -> Record | None:
     return record if record and record.status is Status.FINISHED else None
 
 
-def get_store_with_parent_run(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
+def copy_store_with_parent_run(store: stores.Store, record: Record, grid_run_ids: set[str]) -> stores.Store:
     """Return a copy of the store with the record's parent run, if the store contains that run."""
     parent = record.params.get("tracking.parent_run_id")
     return replace(store, parent_run_id=parent) if parent in grid_run_ids else store

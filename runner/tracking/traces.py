@@ -45,7 +45,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
     calls = _read_agent_calls_by_question(folder / CALLS)
     scored = _select_scored_questions(samples, record)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
-    with _export_traces_to(uri), Progress(len(missing), "logging", "traces") as bar:
+    with _temporarily_set_tracking_uri(uri), Progress(len(missing), "logging", "traces") as bar:
         for index in missing:
             sample = samples[index]
             assessments = _build_assessments(sample, index in scored, run_id, record)
@@ -58,7 +58,7 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
 
 
 @contextmanager
-def _export_traces_to(uri: str) -> Iterator[None]:
+def _temporarily_set_tracking_uri(uri: str) -> Iterator[None]:
     """Set MLflow's store, which is the only way to choose where traces go, and restore it at the end.
 
     MLflow writes the store to an environment variable, from which the next job of this process
@@ -185,7 +185,7 @@ def _log_sample_trace(
         attributes={
             "prompt_sha256": sample.prompt_sha256,
             **_summarize_response(sample),
-            **_count_tokens(sample),
+            **_build_token_usage_attribute(sample),
         },
         status="ERROR" if sample.failed else "OK",
         end_time_ns=began_ns + int(sample.seconds * NS),
@@ -215,7 +215,7 @@ def _answer_parts(answer: Answer) -> dict[str, str | None]:
     return {"answer": parts.answer, "thinking": parts.thinking if parts.has_thinking else None}
 
 
-def _count_tokens(sample: Sample) -> dict[str, dict[str, int]]:
+def _build_token_usage_attribute(sample: Sample) -> dict[str, dict[str, int]]:
     """Return the attribute from which MLflow's tables and charts read the tokens of a trace."""
     from mlflow.tracing.constant import SpanAttributeKey
 

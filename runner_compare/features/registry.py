@@ -47,7 +47,7 @@ NAMES = (
 
 
 @cache
-def load_sections() -> tuple[Section, ...]:
+def load_comparison_sections() -> tuple[Section, ...]:
     """Return the sections of this package, followed by the sections of plug-ins in alphabetical order."""
     for message in describe_unknown_entry_point_groups():
         print_message(f"note: {message}")

@@ -8,7 +8,7 @@ from typing import TypeVar
 from runner_compare.model.data import NotPaired, Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, RunComparison, decide_comparisons
+from runner_compare.statistics import Decision, RunComparison, decide_comparisons_with_holm
 from runner_compare.ways import PairingOptions
 from runner_compare.ways.verdicts import compare_answers
 
@@ -42,7 +42,7 @@ def pair_rows_with_baselines(table: Table, answers: Mapping[str, Answers]) -> li
     ]
 
 
-def compare_question_subsets(
+def compare_runs_per_question_subset(
     run: Run, base: Run, answers: Mapping[Subset, tuple[Answers, Answers]], reader: Reader
 ) -> dict[Subset, RunComparison]:
     compared: dict[Subset, RunComparison] = {}
@@ -60,7 +60,7 @@ def decide_comparisons_of_all_subsets(
     """Decide the comparisons of all subsets together, with one family-wise error rate."""
     places = [(run_id, part) for run_id, own in comparisons.items() for part in own]
     decided: dict[str, dict[Subset, Decision]] = {}
-    decisions = decide_comparisons([comparisons[run_id][part] for run_id, part in places])
+    decisions = decide_comparisons_with_holm([comparisons[run_id][part] for run_id, part in places])
     for (run_id, part), decision in zip(places, decisions, strict=True):
         decided.setdefault(run_id, {})[part] = decision
     return decided

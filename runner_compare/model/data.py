@@ -16,7 +16,7 @@ from runner_compare.model.outcomes import QuestionOutcome as QuestionOutcome
 from runner_compare.model.outcomes import Texts as Texts
 from runner_compare.model.outcomes import TextScore as TextScore
 from runner_compare.statistics import Decision
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
 from runner_compare.statistics.unread_answers import SCORER as SCORER
 
@@ -142,7 +142,7 @@ class Run:
         if ACCURACY[1] in self.metrics and self.has_dependent_answers:
             return self.metrics[ACCURACY[0]], self.metrics[ACCURACY[1]], self.metrics[ACCURACY[2]]
         correct, n = self.correct_and_total
-        return correct / n, *wilson_interval(correct, n)
+        return correct / n, *compute_wilson_interval(correct, n)
 
     @property
     def has_dependent_answers(self) -> bool:

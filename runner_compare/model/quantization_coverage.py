@@ -27,10 +27,10 @@ def add_coverage_notes(table: Table) -> None:
 
 def _row_notes(row: TableRow) -> list[Note]:
     runs = [row.run] if row.baseline is None else [row.run, row.baseline.run]
-    return [remark for run in runs if (remark := _create_coverage_note(run))]
+    return [remark for run in runs if (remark := _create_low_quantization_coverage_note(run))]
 
 
-def _create_coverage_note(run: Run) -> Note | None:
+def _create_low_quantization_coverage_note(run: Run) -> Note | None:
     """Return a note with the fraction of quantized weights. None if nearly all intended weights are
     quantized.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 from runner_compare.model.data import Run
 from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
@@ -22,7 +22,7 @@ def select_runs_with_metric(runs: list[Run], metric: str, reader: Reader) -> lis
     if chance is None and metric not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
         raise ConfigError(
-            unknown_choice_message("number of a question", metric, known),
+            format_unknown_choice_message("number of a question", metric, known),
             key="--metric",
             value=metric,
             code="unknown_choice",

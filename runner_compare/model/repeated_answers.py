@@ -60,7 +60,7 @@ class RepeatedAnswerMetric:
             )
         return cls(match[1], int(match[2]))
 
-    def estimate_for_question(
+    def estimate_metric_for_question(
         self, num_correct: int, num_answers: int, votes: AnswerVotes | None
     ) -> float | None:
         """Estimate the metric for one question.
@@ -96,7 +96,7 @@ def compute_repeated_answer_metrics(
     for k in reported_answer_counts(most) if len(counts) == 1 else []:
         for key, name in BY_ANSWERS.items():
             values = [
-                RepeatedAnswerMetric(name.format(""), k).estimate_for_question(*right, votes)
+                RepeatedAnswerMetric(name.format(""), k).estimate_metric_for_question(*right, votes)
                 for right, votes in questions
             ]
             known = [value for value in values if value is not None]

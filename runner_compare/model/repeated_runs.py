@@ -15,7 +15,7 @@ from runner_compare.statistics import Measurements
 MAX_RUNS = 20  # the latest ones of a job count
 
 
-def select_undisturbed_repeat_runs(run: Run) -> list[Run]:
+def select_repeats_without_contention(run: Run) -> list[Run]:
     """Return a run and those earlier runs of its job that ran on the same machine without load from
     other programs.
 
@@ -36,7 +36,7 @@ def list_repeated_metric_values(run: Run, metric: str) -> list[float]:
 
     The values of pooled jobs are combined.
     """
-    rounds = zip(*(select_undisturbed_repeat_runs(part) for part in run.parts or [run]), strict=False)
+    rounds = zip(*(select_repeats_without_contention(part) for part in run.parts or [run]), strict=False)
     values = (pool_metrics(run.metrics for run in runs).get(metric, 0.0) for runs in rounds)
     return [value for value in values if value > 0]
 
@@ -49,7 +49,7 @@ def collect_repeated_measurements(run: Run, measure: str, newest_repeats: list[f
         return Measurements(newest_repeats, newest_repeats, has_fresh_processes=True)
     figures = [
         median(newest_repeats) if counted_run is run else counted_run.metrics[measure]
-        for counted_run in select_undisturbed_repeat_runs(run)
+        for counted_run in select_repeats_without_contention(run)
         if counted_run is run or counted_run.metrics.get(measure, 0.0) > 0
     ]
     return Measurements(newest_repeats, figures)

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 from runner_base.errors import Code
 from runner_base.renamed_keys import get_current_key_name
 from runner_compare.model.adapter_names import FORMAT, get_adapter_name
@@ -58,7 +58,7 @@ def find_runs_by_id(ids: list[str], runs: list[Run], option: str) -> list[Run]:
             known = [run.job_id for run in latest]
             several = f"several runs begin with it: {join_distinct(run.job_id for run in matching)}"
             raise ConfigError(
-                several if matching else unknown_choice_message("finished job or run", text, known),
+                several if matching else format_unknown_choice_message("finished job or run", text, known),
                 key=option,
                 value=text,
                 code="ambiguous" if matching else "unknown_choice",
@@ -98,7 +98,7 @@ def resolve_config_key(key: str, known_keys: set[str], option: str, text: str) -
     key = key if key in known_keys else get_current_key_name(key)
     full = key if key in known_keys else f"{key}.name"
     if full not in known_keys:
-        reason = unknown_choice_message("config key", key, map(key_label, known_keys))
+        reason = format_unknown_choice_message("config key", key, map(key_label, known_keys))
         raise ConfigError(reason, key=option, value=text, code="unknown_choice")
     return full
 
@@ -210,7 +210,7 @@ class _FilterParser:
         return self.match_runs_by_comparison()
 
     def match_runs_by_comparison(self) -> set[str]:
-        key = self.parse_key()
+        key = self.parse_filter_key()
         negated = self.accept_token("not")
         if negated:
             self.require_token("in")
@@ -228,7 +228,7 @@ class _FilterParser:
     def matching_ids(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
         return {run.run_id for run in self.runs if test(run.get_value(key))}
 
-    def parse_key(self) -> str:
+    def parse_filter_key(self) -> str:
         word = self.parse_word("a key")
         # as MLflow's own filter writes them
         bare = re.sub(r"^(params|metrics|tags|attributes)\.", "", word)
@@ -239,7 +239,7 @@ class _FilterParser:
         if full is None:
             names = [key_label(key) for key in self.known if "/" not in key]
             raise self.config_error(
-                unknown_choice_message("config key or metric", word, names), "unknown_choice"
+                format_unknown_choice_message("config key or metric", word, names), "unknown_choice"
             )
         self.keys.append(full)
         return full

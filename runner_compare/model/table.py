@@ -11,7 +11,7 @@ from itertools import islice
 from runner_base import ConfigError, Progress
 from runner_base.notes import Note, note
 from runner_compare.features.front.compute import mark_pareto_front
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.features.seeds.compute import (
     common_params,
     find_pooled_run,
@@ -56,7 +56,7 @@ from runner_compare.model.quantization_coverage import add_coverage_notes
 from runner_compare.model.selection import has_values, join_distinct
 from runner_compare.reader import Reader
 from runner_compare.section import NamesRuns
-from runner_compare.statistics import Method, RunComparison, decide_comparisons
+from runner_compare.statistics import Method, RunComparison, decide_comparisons_with_holm
 from runner_compare.statistics.accuracy_intervals import (
     compute_accuracy_bound_metrics,
     compute_accuracy_metrics,
@@ -64,7 +64,7 @@ from runner_compare.statistics.accuracy_intervals import (
 from runner_compare.statistics.floor_effects import (
     all_solved_note,
     create_cut_off_answers_note,
-    create_no_evidence_notes,
+    create_unsolved_or_unreadable_notes,
 )
 from runner_compare.ways import PairingOptions, compare_runs, with_notes
 
@@ -106,14 +106,14 @@ def build_comparison_table(runs: list[Run], options: ComparisonOptions, reader: 
     runs, base = _pool_runs_into_rows(runs, options, reader)
     options = replace(options, base=base)
     varying = _find_varying_keys(runs, options, reader.key_rules)
-    table = _create_table(runs, varying, options, reader.key_rules)
+    table = _create_comparison_table(runs, varying, options, reader.key_rules)
     if options.baseline or options.base:
         table.baseline = options.baseline or {JOB_ID: options.base.job_id if options.base else ""}
         _compare_rows_with_baselines(table, varying, options, reader)
     if not rows_with_seeds(table):  # the front counts questions only
         mark_pareto_front(table, reader, options.tolerance, options.margins)
     sort_rows(table)
-    for section in load_sections():
+    for section in load_comparison_sections():
         section.compute(table, reader)
     return table
 
@@ -141,11 +141,13 @@ def _find_varying_keys(runs: list[Run], options: ComparisonOptions, rules: KeyRu
     if not any(TEAM in run.params for run in runs):
         return varying
     # the name of a team stands for the keys of its graph
-    naming = [section for section in load_sections() if isinstance(section, NamesRuns)]
+    naming = [section for section in load_comparison_sections() if isinstance(section, NamesRuns)]
     return [key for key in varying if not any(section.replaces_key(key) for section in naming)]
 
 
-def _create_table(runs: list[Run], varying: list[str], options: ComparisonOptions, rules: KeyRules) -> Table:
+def _create_comparison_table(
+    runs: list[Run], varying: list[str], options: ComparisonOptions, rules: KeyRules
+) -> Table:
     configs = [run.params for run in runs]
     keys = options.by or select_distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
@@ -208,18 +210,20 @@ def _decide_comparisons(
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     if options.is_each:
         for row in settings:
-            row.effects = decide_comparisons(compared[row.run.run_id], options.margins, options.metrics)
+            row.effects = decide_comparisons_with_holm(
+                compared[row.run.run_id], options.margins, options.metrics
+            )
         settings = []
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
-    left = iter(decide_comparisons(of_table, options.margins, options.metrics))
+    left = iter(decide_comparisons_with_holm(of_table, options.margins, options.metrics))
     for row in settings:
         row.effects = list(islice(left, len(compared[row.run.run_id])))
     for row in rows:
         if row.is_repeat:  # each is judged by itself
-            row.effects = decide_comparisons(compared.get(row.run.run_id, []))
+            row.effects = decide_comparisons_with_holm(compared.get(row.run.run_id, []))
 
 
-def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunComparison:
+def add_accuracies_to_comparison(compared: RunComparison, run: Run, base: Run) -> RunComparison:
     """Add the accuracies of both runs to a comparison. Also adds notes about floor effects.
 
     Accuracies of votes are added only to sequential tests.
@@ -230,7 +234,7 @@ def add_accuracies(compared: RunComparison, run: Run, base: Run) -> RunCompariso
         accuracies = [correct / n if n else None for correct, n in scores]
     else:
         accuracies = [side.accuracy_interval[0] if side.accuracy_interval else None for side in sides]
-    reason = create_no_evidence_notes([side.metrics for side in sides], accuracies)
+    reason = create_unsolved_or_unreadable_notes([side.metrics for side in sides], accuracies)
     if reason and compared.unplanned:  # most answers were cut off, which says more
         reason = compared.unplanned, note("larger_limit")
     return replace(
@@ -260,7 +264,7 @@ def compare_with_baseline(
             continue
         ignored = create_ignored_keys_note(run, base, options.ignore, reader.key_rules)
         remarked = with_notes(compared, other_differences, ignored, reader.create_pairing_note(run, base))
-        noted.append(add_accuracies(replace(remarked, unplanned=why), run, base))
+        noted.append(add_accuracies_to_comparison(replace(remarked, unplanned=why), run, base))
     return noted
 
 
@@ -313,12 +317,12 @@ def pool_runs_with_equal_keys(runs: list[Run], keys: list[str], reader: Reader) 
     for run in runs:
         groups.setdefault(tuple(run.get_value(key) for key in keys), []).append(run)
     return [
-        _pool_runs_of_row(members, keys, reader) if len(members) > 1 else members[0]
+        _pool_runs_for_table_row(members, keys, reader) if len(members) > 1 else members[0]
         for members in groups.values()
     ]
 
 
-def _pool_runs_of_row(members: list[Run], pooling_keys: list[str], reader: Reader) -> Run:
+def _pool_runs_for_table_row(members: list[Run], pooling_keys: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{key_label(key)}={members[0].get_value(key)}" for key in pooling_keys)
     differing = reader.key_rules.find_differing_keys([run.params for run in members])

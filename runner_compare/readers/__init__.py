@@ -35,9 +35,9 @@ from runner_compare.readers.tool_run import (
     ToolRun,
     ToolSample,
     check_reported_mean,
-    check_unique_samples,
     flatten_params,
     get_sample_cluster,
+    require_unique_sample_ids,
     to_finite_number,
     to_param_text,
 )
@@ -75,7 +75,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "format_run_time",  # a time as runs have it
     "MIB",  # bytes
     # what cannot be right is a DataError
-    "check_unique_samples",  # no sample stands there twice, and there is one
+    "require_unique_sample_ids",  # no sample stands there twice, and there is one
     "check_reported_mean",  # a mean is the one that was written
     "to_finite_number",  # a value as a number; None if it is none
 ]

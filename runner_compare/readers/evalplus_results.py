@@ -20,8 +20,8 @@ from runner_compare.readers import (
     ToolFile,
     ToolRun,
     ToolSample,
-    check_unique_samples,
     merge_repeated_answers,
+    require_unique_sample_ids,
 )
 
 TOOL = "EvalPlus"
@@ -71,7 +71,7 @@ def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None =
         samples = merge_repeated_answers(
             (_create_sample(path, task, solution, metric) for task, solution in solutions), can_vote=False
         )
-        check_unique_samples(path, samples)
+        require_unique_sample_ids(path, samples)
         params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}
         runs.append(ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples))
     return ToolFile(runs)

@@ -30,7 +30,6 @@ from runner_compare.readers import (
     ToolFile,
     ToolRun,
     ToolSample,
-    check_unique_samples,
     convert_checked,
     flatten_params,
     get_sample_cluster,
@@ -38,6 +37,7 @@ from runner_compare.readers import (
     merge_repeated_answers,
     modification_time,
     read_bytes,
+    require_unique_sample_ids,
     to_finite_number,
     validate_file_name,
 )
@@ -156,7 +156,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
         samples = merge_repeated_answers(
             replace(sample, number=number, solved=number == 1) for sample, number in numbered
         )
-        check_unique_samples(path, samples)
+        require_unique_sample_ids(path, samples)
         about = next(
             (metric_report for metric_report in report.metrics if metric_report.name == metric), None
         )

@@ -24,10 +24,10 @@ from runner_compare.readers import (
     ToolRun,
     ToolSample,
     check_reported_mean,
-    check_unique_samples,
     flatten_params,
     get_sample_cluster,
     modification_time,
+    require_unique_sample_ids,
 )
 
 TOOL = "Evalution"
@@ -114,7 +114,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
                 facts={"evalution_version": str(result.versions.get("evalution"))},
                 better=None if set(numbers) <= {0, 1} else BetterDirection.neither,
             )
-            check_unique_samples(path, run.samples)
+            require_unique_sample_ids(path, run.samples)
             if run.better is None and metric in test.metrics:
                 mean = math.fsum(numbers) / len(numbers)
                 check_reported_mean(

@@ -218,7 +218,7 @@ def _create_run(
         path=path,
         task=header.eval.task,
         time=header.eval.created,
-        params=_read_settings(header) | {METRIC: name},
+        params=_read_inspect_log_settings(header) | {METRIC: name},
         task_version=str(header.eval.task_version),
         samples=samples,
         facts={f"{key}_version": str(value) for key, value in (header.eval.packages or {}).items()},
@@ -285,7 +285,7 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
                 )
 
 
-def _read_settings(header: Header) -> dict[str, str]:
+def _read_inspect_log_settings(header: Header) -> dict[str, str]:
     spec, plan, config = header.eval, header.plan or Plan(), header.eval.config or Config()
     steps = [str(step.solver) for step in plan.steps or ()]
     return {

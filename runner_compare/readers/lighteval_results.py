@@ -29,11 +29,11 @@ from runner_compare.readers import (
     ToolRun,
     ToolSample,
     check_reported_mean,
-    check_unique_samples,
     convert_checked,
     flatten_params,
     get_sample_cluster,
     read_parquet,
+    require_unique_sample_ids,
     to_finite_number,
     validate_file_name,
 )
@@ -142,7 +142,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
                 continue
             numbered = zip((sample for sample, _ in rows), known, strict=True)
             samples = [replace(sample, number=number, solved=number == 1) for sample, number in numbered]
-            check_unique_samples(details, samples)
+            require_unique_sample_ids(details, samples)
             run = _create_run(path, name[1], content, task, config, metric, samples)
             about = config.find_metric(metric)
             is_verdict = about.better_direction is not BetterDirection.lower and all(

@@ -19,10 +19,10 @@ from runner_compare.readers import (
     ToolFile,
     ToolRun,
     ToolSample,
-    check_unique_samples,
     flatten_params,
     merge_repeated_answers,
     modification_time,
+    require_unique_sample_ids,
 )
 
 TOOL = "llama-eval"
@@ -88,7 +88,7 @@ def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None =
         raise DataError(f"{solved} cases are correct, but the file records {states.correct}. The file was "
                         "changed", key=where, code="mismatch")  # fmt: skip
     samples = merge_repeated_answers(answers)
-    check_unique_samples(path, samples)
+    require_unique_sample_ids(path, samples)
     params = {
         "model.name": str(evaluation.model_name),
         **flatten_params("generation", evaluation.sampling_config),

@@ -12,9 +12,9 @@ from runner_base import (
     ConfigError,
     DataError,
     escape_control_characters,
+    format_unknown_choice_message,
     join_first_names,
     print_message,
-    unknown_choice_message,
 )
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import CLUSTER, Run
@@ -131,7 +131,7 @@ def load_results(
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
             raise ConfigError(
-                unknown_choice_message("metric in these files", metric, metrics),
+                format_unknown_choice_message("metric in these files", metric, metrics),
                 key="--metric",
                 value=metric,
                 code="unknown_choice",

@@ -25,11 +25,11 @@ from runner_compare.readers import (
     ToolRun,
     ToolSample,
     check_reported_mean,
-    check_unique_samples,
     flatten_params,
     get_sample_cluster,
     iter_lines_checking_count,
     merge_repeated_answers,
+    require_unique_sample_ids,
     to_finite_number,
 )
 
@@ -108,7 +108,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
             replace(_create_sample(row, cluster_field), number=number, solved=number == 1)
             for row, number in zip(rows, numbers, strict=True)
         )
-        check_unique_samples(path, samples)
+        require_unique_sample_ids(path, samples)
         runs.append(
             ToolRun(
                 TOOL,

@@ -27,10 +27,10 @@ from runner_compare.readers import (
     ToolRun,
     ToolSample,
     check_reported_mean,
-    check_unique_samples,
     convert_checked,
     flatten_params,
     iter_lines_checking_count,
+    require_unique_sample_ids,
     to_finite_number,
     validate_file_name,
 )
@@ -118,7 +118,7 @@ def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None =
                 replace(sample, number=number, solved=number == 1)
                 for (sample, _), number in zip(rows, known, strict=True)
             ]
-            check_unique_samples(path, samples)
+            require_unique_sample_ids(path, samples)
             _check_means(f"{where}: {entry.task}", entry, metric, names, known)
             params = {
                 "model.name": model.model or "",

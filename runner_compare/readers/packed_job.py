@@ -53,4 +53,6 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
         contents.get(REPEATS),
         [contents[name] for name in sorted(contents) if name.startswith(EARLIER)],
     )
-    return runner_job.read_job_content(path, *contents[runner_job.RESULT], job_files, cluster_field)
+    return runner_job.read_job_from_file_contents(
+        path, *contents[runner_job.RESULT], job_files, cluster_field
+    )

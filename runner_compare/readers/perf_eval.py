@@ -66,7 +66,7 @@ def read_tool_file(path: Path, file_content: bytes, _cluster_field: str | None =
         run = _read_measurement(
             path, msgspec.json.encode({key: fields[key] for key in fields if key not in OF_MEDIANS})
         )
-        _add_repetitions(run, MEDIANS.parse(file_content, str(path)).individual_result_files)
+        _replace_medians_by_repetitions(run, MEDIANS.parse(file_content, str(path)).individual_result_files)
     run.params |= flatten_params(
         "task", {"workload": path.absolute().parent.name, "shape": name["shape"] if name else path.stem}
     )
@@ -79,7 +79,7 @@ def _read_measurement(path: Path, file_content: bytes) -> ToolRun:
     return run
 
 
-def _add_repetitions(run: ToolRun, names: list[str]) -> None:
+def _replace_medians_by_repetitions(run: ToolRun, names: list[str]) -> None:
     """Replace the medians by the values of all repetitions, if the files of the repetitions exist."""
     files = [run.path.with_name(validate_file_name(name, run.path)) for name in names]
     missing = [file.name for file in files if not file.is_file()]

@@ -14,7 +14,7 @@ from statistics import median
 
 from runner_base import DataError, Record, Sample, Status
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip, unpack_gzip
-from runner_base.repeats import FRESH_PROCESSES, REPEATS, REPEATS_FACT, parse_repeats
+from runner_base.repeats import FRESH_PROCESSES, REPEATS, REPEATS_FACT, parse_metric_values_of_repeats
 from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.model.data import Answers
 from runner_compare.model.missing_jobs import JobState, MissingJob
@@ -26,8 +26,8 @@ from runner_compare.readers import (
     ToolFile,
     ToolRun,
     ToolSample,
-    check_unique_samples,
     read_bytes,
+    require_unique_sample_ids,
 )
 from runner_compare.readers.archive_files import ARCHIVE_SUFFIXES, read_archive
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_document
@@ -119,7 +119,7 @@ def read_tool_file(path: Path, file_content: bytes, cluster_field: str | None = 
     return tool_file
 
 
-def read_job_content(
+def read_job_from_file_contents(
     path: Path, source: str, result_json: bytes, files: JobFiles, cluster: str | None
 ) -> ToolFile:
     """Return the job with this result and these files."""
@@ -202,7 +202,7 @@ def _add_job_run(
     elif "correct" not in metrics:
         tool_file.runs.append(_read_likelihood_job(path, record, *files.samples))
     else:
-        tool_file.runs.append(_read_verdict_job(path, record, *files.samples, cluster_field))
+        tool_file.runs.append(_read_job_with_verdicts(path, record, *files.samples, cluster_field))
 
 
 def _parse_record(source: str, result_json: bytes) -> Record:
@@ -212,7 +212,7 @@ def _parse_record(source: str, result_json: bytes) -> Record:
         raise DataError(f"not a readable result ({error})", key=source, code="damaged") from error
 
 
-def _read_verdict_job(
+def _read_job_with_verdicts(
     path: Path, record: Record, source: str, lines: bytes, cluster_field: str | None
 ) -> JobRun:
     """Create a run from a job's record and samples.
@@ -238,7 +238,7 @@ def _read_verdict_job(
     extractor = record.params.get(EXTRACTOR, "")
     has_cluster = cluster_field is None or record.params.get("task.cluster") == cluster_field
     samples = [_create_sample(sample, extractor, has_cluster) for sample in counted]
-    check_unique_samples(path, samples)
+    require_unique_sample_ids(path, samples)
     run = _create_job_run(path, record, "verdict")
     run.samples, run.job_samples = [*samples], samples
     return run
@@ -274,7 +274,7 @@ def _read_measurement_runs(
     """
     source, lines = repeats
     try:
-        measures = parse_repeats(lines.decode())
+        measures = parse_metric_values_of_repeats(lines.decode())
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"not readable repeats ({error})", key=source, code="damaged") from error
     for measure, values in measures.items():

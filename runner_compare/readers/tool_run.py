@@ -158,7 +158,7 @@ def flatten_params(group: str, values: Any) -> dict[str, str]:
     return {f"{group}.{key}": to_param_text(value) for key, value in pairs if value is not None}
 
 
-def check_unique_samples(path: Path, samples: Iterable[ToolSample]) -> None:
+def require_unique_sample_ids(path: Path, samples: Iterable[ToolSample]) -> None:
     seen = set[str]()
     for sample in samples:
         if sample.sample_id in seen:

@@ -29,10 +29,10 @@ from runner_compare.model.missing_jobs import MissingJob
 from runner_compare.options import WIDTH, create_parser
 from runner_compare.readers.records import open_recorded_runs
 from runner_compare.readers.runner_job import RESULT
-from runner_compare.release_gate.compute import RuleTables, check_candidates
+from runner_compare.release_gate.compute import RuleTables, check_candidates_against_policy
 from runner_compare.release_gate.history import History, open_history, read_nightly_gate_reports
 from runner_compare.release_gate.pack import pack_job
-from runner_compare.release_gate.policy_file import read_policy
+from runner_compare.release_gate.policy_file import read_release_gate_policy
 from runner_compare.release_gate.render import help_texts
 from runner_compare.release_gate.render.junit import format_error_junit, format_junit
 from runner_compare.release_gate.render.nights import (
@@ -53,7 +53,7 @@ from runner_compare.release_gate.verdicts import GateReport, list_run_verdicts, 
 def run_gate(arguments: list[str]) -> int:
     """Run `runner-compare gate` and return its exit code."""
     if arguments[:1] == ["history"]:
-        return run_history(arguments[1:])
+        return run_gate_history_command(arguments[1:])
     options = create_gate_parser().parse_args(arguments)
     try:
         report = decide(options)
@@ -78,7 +78,7 @@ def _write_files(options: argparse.Namespace, markdown: str, junit: str) -> None
 
 def run_pack_command(arguments: list[str]) -> int:
     """Run `runner-compare pack` and return its exit code."""
-    options = create_pack_parser().parse_args(arguments)
+    options = create_pack_command_parser().parse_args(arguments)
     target = Path(options.output).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
         folder, recorded_run = _find_job_to_pack(options, Path(scratch))
@@ -91,7 +91,7 @@ def run_pack_command(arguments: list[str]) -> int:
     return 0
 
 
-def run_history(arguments: list[str]) -> int:
+def run_gate_history_command(arguments: list[str]) -> int:
     """Run `runner-compare gate history` and return its exit code."""
     options = create_history_parser().parse_args(arguments)
     nights = read_nightly_gate_reports(Path(options.file).expanduser())
@@ -121,7 +121,7 @@ def decide(options: argparse.Namespace, jobs_without_result: Sequence[MissingJob
                 return build_gate_report(options, scratch, None, jobs_without_result)[0]
             with open_history(Path(options.history).expanduser()) as history:
                 report, ids = build_gate_report(options, scratch, history)
-                history.append_night(report, *ids)
+                history.append_nightly_gate_report(report, *ids)
                 return report
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason), code="changed") from reason
@@ -138,7 +138,7 @@ def build_gate_report(
     Also returns an id of the baseline and an id of the candidates' results.
     """
     check_card_paths(options.card)
-    source = read_policy(options)
+    source = read_release_gate_policy(options)
     policy = source.policy
     is_file = names_files(options.baseline)
     of_records = [
@@ -167,14 +167,14 @@ def build_gate_report(
                 code="conflict",
             )
         runs = compare_recorded_jobs_with_baseline(options, policy, scratch, jobs_without_result)
-    policy = source.resolve_limits([row.run for table in runs.tables for row in table.rows])
+    policy = source.resolve_policy_limits([row.run for table in runs.tables for row in table.rows])
     ids = runs.baseline_id, runs.results_id
     night = None if history is None else history.get_nightly_report_number(*ids)
     policy = replace(policy, night=night)
     compared = [
         RuleTables(rule, of_rule.tables) for rule, of_rule in zip(policy.rules, runs.compared, strict=True)
     ]
-    report = check_candidates(
+    report = check_candidates_against_policy(
         compared, policy, runs.reader, runs.missing_jobs, runs.baseline, runs.baseline_setting
     )
     if options.card:
@@ -324,7 +324,7 @@ def create_history_parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def create_pack_parser() -> argparse.ArgumentParser:
+def create_pack_command_parser() -> argparse.ArgumentParser:
     arguments = _create_parser("pack", help_texts.PACK_USAGE, help_texts.PACK, help_texts.PACK_EXAMPLES)
     add = arguments.add_argument
     add(

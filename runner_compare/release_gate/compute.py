@@ -48,7 +48,7 @@ class RuleTables:
         return any(table.has_accuracies for table in self.tables)
 
 
-def check_candidates(
+def check_candidates_against_policy(
     compared: Sequence[RuleTables],
     policy: Policy,
     reader: Reader,
@@ -109,10 +109,10 @@ def check_candidates(
         for name in [_choose_candidate_name(row, table)]
     ]
     for label in policy.expected:
-        if not any(_matches_expected_label(label, name, run) for name, run in known) and not any(
-            label in _split_candidate_name(job.name) for job in missing_jobs
+        if not any(_is_label_of_run(label, name, run) for name, run in known) and not any(
+            label in _split_candidate_name_into_words(job.name) for job in missing_jobs
         ):
-            names = {word for name, _ in known for word in (name, *_split_candidate_name(name))}
+            names = {word for name, _ in known for word in (name, *_split_candidate_name_into_words(name))}
             similar = find_closest_names(label, sorted(names))
             checks[label].append(Check(GateVerdict.no_go, note("expected", similar=similar)))
     candidates = [
@@ -168,7 +168,9 @@ def _check_candidate_row(
     measures = {_get_measure(effect) for effect in decisions}
     checks: list[Check] = []
     if row.baseline is not None and RATIOS in measures:
-        decisions, checks = _check_measurements(row.run, row.baseline.run, decisions, reader, panel)
+        decisions, checks = _separate_incomparable_measurements(
+            row.run, row.baseline.run, decisions, reader, panel
+        )
     checks += [check_loss_within_margin(decision, row.run, panel, error_rate_share) for decision in decisions]
     checks += [
         Check(GateVerdict.unpaired, note("no_measure", measure=measure), panel)
@@ -178,7 +180,7 @@ def _check_candidate_row(
     return checks + [_check_metric_limit(term, row, reader, panel) for term in rule.limits]
 
 
-def _check_measurements(
+def _separate_incomparable_measurements(
     run: Run, base: Run, decisions: list[Decision], reader: Reader, panel: str
 ) -> tuple[list[Decision], list[Check]]:
     """Return the decisions that two machines allow, and a check for each measurement without a decision.
@@ -269,10 +271,10 @@ def _name_panel(row: TableRow, num_tasks: int) -> str:
     return f"{row.run.task} {panel}".rstrip() if num_tasks > 1 else panel
 
 
-def _matches_expected_label(label: str, name: str, run: Run) -> bool:
+def _is_label_of_run(label: str, name: str, run: Run) -> bool:
     """Return whether a label of --expect matches a run by name, job id, config value or KEY=VALUE."""
     choices = {value for key, value in run.params.items() if key.endswith(".name")}
-    if label in (name, run.job_id, *_split_candidate_name(name), *choices):
+    if label in (name, run.job_id, *_split_candidate_name_into_words(name), *choices):
         return True
     key, sign, value = label.partition("=")
     return bool(sign) and any(
@@ -280,7 +282,7 @@ def _matches_expected_label(label: str, name: str, run: Run) -> bool:
     )
 
 
-def _split_candidate_name(name: str) -> set[str]:
+def _split_candidate_name_into_words(name: str) -> set[str]:
     """Return the words of a candidate's name, and VALUE for each word of the form KEY=VALUE."""
     words = name.split()
     return {*words, *(word.partition("=")[2] for word in words if "=" in word)}

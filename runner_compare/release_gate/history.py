@@ -50,7 +50,7 @@ class History:
         is_repeated = bool(nights) and nights[-1].results_id == results_id
         return nights[-1].night if is_repeated else len(nights) + 1
 
-    def append_night(self, report: GateReport, baseline_id: str, results_id: str) -> None:
+    def append_nightly_gate_report(self, report: GateReport, baseline_id: str, results_id: str) -> None:
         """Append tonight's report to the file and flush it to disk. A repeated night adds no line."""
         if any((night.baseline_id, night.night) == (baseline_id, report.night) for night in self.nights):
             return

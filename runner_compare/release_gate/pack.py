@@ -19,9 +19,9 @@ from pathlib import Path
 
 from runner_base import Answer, ConfigError, Record, Result, Sample, convert_write_error
 from runner_base.files import replace_atomically
-from runner_base.repeats import REPEATS, format_repeats
+from runner_base.repeats import REPEATS, format_repeated_measurements_as_jsonl
 from runner_compare.model.data import Run
-from runner_compare.model.repeated_runs import select_undisturbed_repeat_runs
+from runner_compare.model.repeated_runs import select_repeats_without_contention
 from runner_compare.readers.archive_files import PACKED_JOB_SUFFIX
 from runner_compare.readers.packed_job import EARLIER, FORMAT, MANIFEST, SAMPLES, VERSION
 from runner_compare.readers.runner_job import NOT_SETTINGS, RESULT, FinishedJob, read_finished_job
@@ -82,7 +82,7 @@ def _build_measurement_files(job: FinishedJob, recorded_run: Run | None) -> dict
     result = Result(record.result.metrics, facts=record.result.facts)
     files = {
         RESULT: replace(record, result=result).to_json().encode(),
-        REPEATS: format_repeats(select_compared_measures(job.repeats)).encode(),
+        REPEATS: format_repeated_measurements_as_jsonl(select_compared_measures(job.repeats)).encode(),
     }
     for number, run in enumerate(_list_earlier_runs(recorded_run)[::-1]):
         result = Result(run.metrics, facts=run.facts)
@@ -93,7 +93,7 @@ def _build_measurement_files(job: FinishedJob, recorded_run: Run | None) -> dict
 
 def _list_earlier_runs(run: Run | None) -> Sequence[Run]:
     """Return the earlier runs that count as repeats of a run, newest first."""
-    return [] if run is None else [each for each in select_undisturbed_repeat_runs(run) if each is not run]
+    return [] if run is None else [each for each in select_repeats_without_contention(run) if each is not run]
 
 
 def _remove_texts(sample: Sample) -> Sample:

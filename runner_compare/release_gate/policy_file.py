@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from runner_base import ConfigError, DataError, os_errors_as_data_error, unknown_choice_message
+from runner_base import ConfigError, DataError, format_unknown_choice_message, os_errors_as_data_error
 from runner_compare.features.gates.section import RequirementTerm, parse_requirements
 from runner_compare.model.data import Run
 from runner_compare.model.selection import parse_margins
@@ -38,7 +38,7 @@ class PolicySource:
     policy: Policy
     limits: tuple[tuple[Limit, ...], ...]  # by rule
 
-    def resolve_limits(self, runs: Sequence[Run]) -> Policy:
+    def resolve_policy_limits(self, runs: Sequence[Run]) -> Policy:
         """Return the policy with its limits. Raises ConfigError for a metric that no run has."""
         rules = [
             replace(rule, limits=_parse_limits(limits, [run for run in runs if rule.task in ("", run.task)]))
@@ -47,7 +47,7 @@ class PolicySource:
         return replace(self.policy, rules=tuple(rules))
 
 
-def read_policy(options: argparse.Namespace) -> PolicySource:
+def read_release_gate_policy(options: argparse.Namespace) -> PolicySource:
     """Return the policy of --policy, or that of the other options."""
     if options.policy:
         for name in ("margin", "min", "max", "pool"):
@@ -143,7 +143,7 @@ def _check_policy_keys(value: Any, known: Sequence[str], where: str) -> Mapping[
     for key in value:
         if known and key not in known:
             raise ConfigError(
-                unknown_choice_message("key", str(key), known), key=where, code="unknown_choice"
+                format_unknown_choice_message("key", str(key), known), key=where, code="unknown_choice"
             )
     return value
 
@@ -179,6 +179,6 @@ def _parse_limits(limits: Sequence[Limit], runs: list[Run]) -> tuple[Requirement
             key, reason = limit.text.partition("=")[0], error.reason
             if error.code == "unknown_choice":
                 similar = [metric for metric in metrics if metric.startswith(key)]
-                reason = unknown_choice_message("metric", key, similar or metrics)
+                reason = format_unknown_choice_message("metric", key, similar or metrics)
             raise ConfigError(reason, key=limit.key, value=limit.text, code=error.code) from error
     return tuple(terms)

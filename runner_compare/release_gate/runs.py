@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner_base import ConfigError, short_hash, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message, short_hash
 from runner_compare.command import build_comparison
 from runner_compare.model.baselines import format_key_differences
 from runner_compare.model.data import Run, Table
@@ -92,7 +92,7 @@ def read_files(
     for rule in policy.rules:
         if rule.task and rule.task not in tasks:
             raise ConfigError(
-                unknown_choice_message("task in the baseline", rule.task, tasks),
+                format_unknown_choice_message("task in the baseline", rule.task, tasks),
                 key="task",
                 value=rule.task,
                 code="unknown_choice",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_base import Column, ColumnUse
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.model.data import ABSENT, Table, TableRow, key_label
 from runner_compare.model.key_rules import MODEL_KEYS
 from runner_compare.render.columns import build_metric_column, format_accuracy
@@ -15,7 +15,7 @@ MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode
 
 def build_tables_across_tasks(tables: list[Table]) -> dict[str, list[Column]]:
     titled = {"accuracy and likelihood": build_accuracy_vs_likelihood_columns(tables)}
-    for section in load_sections():
+    for section in load_comparison_sections():
         if isinstance(section, CrossTaskTables):
             titled |= section.cross_task_tables(tables)
     return {title: columns for title, columns in titled.items() if columns}

@@ -10,7 +10,7 @@ from runner_base import Column, ColumnUse
 from runner_base.fields import NOTES
 from runner_base.tables import shorten_paths
 from runner_compare.features.cut_offs.render import format_worst_and_best_difference
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.metrics import ENDS, LOG_LIKELIHOODS, OF_QUESTION, find_metric, plug_in_metric_keys
 from runner_compare.model.data import ABSENT, Run, Table, TableRow, key_label
 from runner_compare.render.effects import (
@@ -134,7 +134,9 @@ def _build_accuracy_columns(table: Table) -> list[Column]:
 
 
 def _section_columns(table: Table, slot: ColumnSlot) -> list[Column]:
-    return [column for section in load_sections() for column in section.columns(table).get(slot, [])]
+    return [
+        column for section in load_comparison_sections() for column in section.columns(table).get(slot, [])
+    ]
 
 
 def _build_likelihood_columns(table: Table, unit: str) -> list[Column]:
@@ -294,5 +296,8 @@ def format_metric_with_interval(run: Run, name: str, number_format: str) -> str:
 
 def format_table_legend(table: Table) -> str:
     effects = [effect for row in table.compared_rows for effect in row.effects]
-    parts = [format_effects_legend(effects), *(section.legend(table, True) for section in load_sections())]
+    parts = [
+        format_effects_legend(effects),
+        *(section.legend(table, True) for section in load_comparison_sections()),
+    ]
     return " ".join(filter(None, parts))

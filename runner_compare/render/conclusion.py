@@ -80,7 +80,7 @@ def _format_sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Ite
     noun = "candidate" if len({item.candidate for item in items}) == len(items) else "comparison"
     total = format_count(len(items), noun)
     sentences = [_join_verdict_groups(found, total) for found in (losses, others) if found]
-    return [*sentences, _format_undecided_sentence(open_items, total)] if open_items else sentences
+    return [*sentences, _format_undecided_candidates_sentence(open_items, total)] if open_items else sentences
 
 
 def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[Item]) -> list[str]:
@@ -98,13 +98,15 @@ def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[I
     sentences = []
     for candidate, of in sorted(by_candidate.items(), key=lambda pair: not any(map(_is_loss, pair[1]))):
         groups = _group_candidates_by_verdict(sorted(of, key=lambda item: item.decision.is_undecided))
-        found = [f"{phrase} {_format_conditions(alike, len(of))}" for phrase, alike in groups.items()]
+        found = [
+            f"{phrase} {_format_comparison_conditions(alike, len(of))}" for phrase, alike in groups.items()
+        ]
         sentences.append(f"{candidate} {join_words_with_and(_add_verbs_to_phrases(found))}.")
     advice = format_advice_for_undecided(open_items) if open_items else ""
     return [*sentences, f"{UNDECIDED.capitalize()}: {advice}."] if advice else sentences
 
 
-def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
+def _format_comparison_conditions(items: Sequence[Item], num_comparisons: int) -> str:
     """Name the conditions of comparisons, e.g. `on hard and test`, or count them if they are many."""
     if len(items) <= MAX_NAMES:
         return f"on {join_words_with_and([item.condition for item in items])}"
@@ -116,7 +118,7 @@ def _format_conditions(items: Sequence[Item], num_comparisons: int) -> str:
 def _group_candidates_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]:
     groups: dict[str, list[Item]] = {}
     for item in items:
-        groups.setdefault(format_verdict_phrase(item.decision), []).append(item)
+        groups.setdefault(describe_comparison_verdict(item.decision), []).append(item)
     return groups
 
 
@@ -163,7 +165,7 @@ def _format_config_value(row: TableRow, base: TableRow, key: str) -> str:
     return value if is_word else f"{key_label(key)}={value}"
 
 
-def format_verdict_phrase(decision: Decision) -> str:
+def describe_comparison_verdict(decision: Decision) -> str:
     """Format a comparison's verdict for a sentence, e.g. `no loss above 2 points`."""
     verdict, finding = decision.verdict, decision.finding
     if verdict is None or verdict is MarginVerdict.better:
@@ -212,7 +214,7 @@ def _format_run_count(count: int) -> str:
     return f"{count} run{'s' * (count != 1)}"
 
 
-def _format_undecided_sentence(items: Sequence[Item], total: str) -> str:
+def _format_undecided_candidates_sentence(items: Sequence[Item], total: str) -> str:
     are = "is" if len(items) == 1 else "are"
     help_ = format_advice_for_undecided(items)
     return f"{_format_candidate_names(items, total)} {are} {UNDECIDED}{f': {help_}' if help_ else ''}."
@@ -239,11 +241,11 @@ def format_advice_for_undecided(items: Sequence[Item]) -> str:
     if any(not decision.test.knows_power for decision in decisions):
         return ""
     if first.verdict is not None:
-        return _format_margin_advice(items)
+        return _suggest_samples_or_larger_margin(items)
     return "" if first.is_ratio else _format_detection_advice(items)
 
 
-def _format_margin_advice(items: Sequence[Item]) -> str:
+def _suggest_samples_or_larger_margin(items: Sequence[Item]) -> str:
     if all(item.decision.needed is not None for item in items):
         hardest = max((item.decision for item in items), key=lambda decision: decision.needed or 0)
         more = max(0, (hardest.needed or 0) - hardest.n)

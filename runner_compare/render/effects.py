@@ -10,7 +10,7 @@ from typing import Any
 from runner_base import count_digits_to_distinguish_limit, format_against_limit
 from runner_compare.model.data import ABSENT, TableRow
 from runner_compare.render.labels import format_count_interval, format_rounded_count
-from runner_compare.render.margins import format_margin, format_significance_level, format_verdict
+from runner_compare.render.margins import format_margin, format_margin_verdict, format_significance_level
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import (
     ACCURACIES,
@@ -55,7 +55,7 @@ def get_sample_unit_name(decision: Decision) -> str:
     return "documents" if find_quantity(decision) is LIKELIHOODS else "questions"
 
 
-def build_decision_records(row: TableRow) -> dict[str, Any]:
+def build_effect_records_by_key(row: TableRow) -> dict[str, Any]:
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
         record = {
@@ -135,7 +135,7 @@ def describe_margin_verdict(decision: Decision, margin: str = "") -> str:
     assert decision.verdict is not None
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
         return "perhaps by more" + f" than {margin}" * bool(margin)
-    return format_verdict(decision.verdict, margin)
+    return format_margin_verdict(decision.verdict, margin)
 
 
 def format_planning_assumption(decision: Decision) -> str:
@@ -229,17 +229,17 @@ def has_no_interval(effect: Effect) -> bool:
     return effect.method is Method.too_few_runs and not math.isfinite(effect.high)
 
 
-def format_values_near_margin(decision: Decision, *values: float) -> list[str]:
+def format_values_distinguishable_from_margin(decision: Decision, *values: float) -> list[str]:
     """Format values with enough digits to show on which side of the margin each value is."""
     write, at_margin = find_quantity(decision).write, decision.margin_value
     more = 0 if at_margin is None else count_digits_to_distinguish_limit(values, at_margin, write)
     return [write(value, more) for value in values]
 
 
-def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
+def format_effect_values_and_interval(decision: Decision, *values: float) -> list[str]:
     ends = decision.simultaneous_interval
     if decision.finding is Finding.open:
-        return format_values_near_margin(decision, *values, *ends)
+        return format_values_distinguishable_from_margin(decision, *values, *ends)
     write, at_margin = find_quantity(decision).write, decision.margin_value
     more = count_digits_to_distinguish_limit(ends, decision.neutral_value, write)
     if at_margin is not None:
@@ -247,7 +247,7 @@ def format_values_and_interval(decision: Decision, *values: float) -> list[str]:
     return [write(value, more) for value in (*values, *ends)]
 
 
-def format_interval_name(decision: Decision) -> str:
+def format_effect_interval_name(decision: Decision) -> str:
     """Return the name of the interval of a difference, e.g. `simultaneous 95 % interval`."""
     words = fill_template(METHODS[decision.method].interval, decision)
     return f"simultaneous {words}" if has_simultaneous_interval(decision) else words
@@ -278,7 +278,7 @@ def format_simultaneous_intervals_note(decisions: Iterable[Decision]) -> str:
 
 
 def format_effect_and_interval(decision: Decision) -> tuple[str, str]:
-    value, low, high = format_values_and_interval(decision, decision.value)
+    value, low, high = format_effect_values_and_interval(decision, decision.value)
     return value, f"[{low}, {high}]"
 
 

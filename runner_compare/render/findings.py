@@ -11,7 +11,7 @@ from runner_compare.render.effects import (
     explain_impossible_verdict,
     format_comparison_count,
     format_effect_and_interval,
-    format_interval_name,
+    format_effect_interval_name,
     format_p_value,
     format_planning_assumption,
     get_sample_unit_name,
@@ -22,7 +22,7 @@ from runner_compare.render.labels import (
     format_row_versus_baseline,
     get_row_and_baseline_names,
 )
-from runner_compare.render.margins import UNDECIDED, format_finding, format_margin, format_verdict
+from runner_compare.render.margins import UNDECIDED, format_finding, format_margin, format_margin_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import (
     METHODS,
@@ -50,7 +50,7 @@ def format_finding_sentence_per_row(table: Table) -> list[str]:
 
     Rows with the same finding share one sentence at the first of them; the others are "".
     """
-    found = [format_finding_sentence(row, table.keys) for row in table.rows]
+    found = [format_row_finding_sentence(row, table.keys) for row in table.rows]
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, row in enumerate(table.rows):
         same = None if row.is_baseline or row.is_repeat else _get_sentence_group_key(row, table.keys)
@@ -58,7 +58,7 @@ def format_finding_sentence_per_row(table: Table) -> list[str]:
             groups.setdefault(same, []).append(place)
     for first, *others in groups.values():
         if others:
-            found[first] = _format_group_finding(
+            found[first] = _format_finding_about_row_group(
                 [table.rows[place] for place in (first, *others)], table.keys
             )
             for place in others:
@@ -66,7 +66,7 @@ def format_finding_sentence_per_row(table: Table) -> list[str]:
     return found
 
 
-def format_finding_sentence(row: TableRow, keys: list[str]) -> str:
+def format_row_finding_sentence(row: TableRow, keys: list[str]) -> str:
     """Return a row's finding as a sentence.
 
     Returns "" for a baseline, or if the ratio table shows the finding.
@@ -74,15 +74,17 @@ def format_finding_sentence(row: TableRow, keys: list[str]) -> str:
     if row.note is not None:
         return f"{format_assignments(row, keys) or row.run.job_id}: not compared, {row.note}."
     return (
-        _format_too_few_runs_sentence(row, keys) if row.effect is None else _format_group_finding([row], keys)
+        _format_too_few_runs_sentence(row, keys)
+        if row.effect is None
+        else _format_finding_about_row_group([row], keys)
     )
 
 
-def _format_group_finding(grouped_rows: Sequence[TableRow], keys: list[str]) -> str:
+def _format_finding_about_row_group(grouped_rows: Sequence[TableRow], keys: list[str]) -> str:
     effects = [effect for row in grouped_rows if (effect := row.effect)]
     largest = max(effects, key=lambda effect: abs(effect.value))
     method_words, (value, ends) = METHODS[largest.method], format_effect_and_interval(largest)
-    unit, interval = effect_unit(largest), format_interval_name(largest)
+    unit, interval = effect_unit(largest), format_effect_interval_name(largest)
     ps = f"p={format_p_value(largest.p)}, {_format_adjusted_p(largest)}".replace("=<", "<")
     names, largest_name = _describe_rows_and_largest_effect(grouped_rows, keys, effects.index(largest))
     head = (OF_SEVERAL if len(grouped_rows) > 1 else OF_ONE).format(
@@ -238,7 +240,7 @@ def format_finding_label(decision: Decision) -> str:
         return format_finding(decision.finding)
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
         return f"{decision.finding}, perhaps by more than {format_margin(decision)}"
-    return format_verdict(decision.verdict, format_margin(decision)).replace(", but by", " by")
+    return format_margin_verdict(decision.verdict, format_margin(decision)).replace(", but by", " by")
 
 
 def format_range(values: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ VERDICTS = {
 }
 
 
-def format_verdict(verdict: MarginVerdict, margin: str = "") -> str:
+def format_margin_verdict(verdict: MarginVerdict, margin: str = "") -> str:
     """Format a margin verdict, e.g. `no loss above 2 points`, or `no larger loss` without a margin."""
     alone, with_margin = VERDICTS[verdict]
     return with_margin.format(margin=margin) if margin else alone

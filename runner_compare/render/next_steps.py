@@ -30,7 +30,7 @@ def format_next_steps_and_details(comparison: Comparison, tables: Sequence[Table
     asked = {"--explain": view.explain, "--columns all": view.all_columns, "--plot": view.plot}
     details = [option for option, is_given in asked.items() if not is_given]
     details += ["--save DIR", *([view.shown_at] if view.shown_at else [])]
-    first, *others = wrap_parts_into_lines(details, width - 9)
+    first, *others = join_texts_into_lines(details, width - 9)
     return [*lines, f"Details: {first}", *(f"         {line}" for line in others)]
 
 
@@ -38,7 +38,7 @@ def is_worse(row: TableRow) -> bool:
     return row.effect is not None and row.effect.finding is Finding.worse
 
 
-def wrap_parts_into_lines(parts: Sequence[str], width: int) -> list[str]:
+def join_texts_into_lines(parts: Sequence[str], width: int) -> list[str]:
     lines: list[str] = []
     for part in parts:
         joined = f"{lines[-1]}{SEPARATOR}{part}" if lines else part
@@ -57,7 +57,7 @@ def suggest_next_command(table: Table, command: Sequence[str]) -> tuple[str, str
     return (
         _suggest_more_questions(table)
         or _suggest_flipped_questions_command(table, command)
-        or _suggest_margin(table, command)
+        or _suggest_command_with_margin(table, command)
     )
 
 
@@ -77,7 +77,7 @@ def _suggest_baseline(table: Table, command: Sequence[str]) -> tuple[str, str] |
     ), "tests which differences are real"
 
 
-def _suggest_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
+def _suggest_command_with_margin(table: Table, command: Sequence[str]) -> tuple[str, str] | None:
     effects = [effect for row in table.candidate_rows if (effect := row.effect) and effect.is_undecided]
     can_help = [effect for effect in effects if not effect.no_evidence and not effect.unplanned]
     if not any(effect.margin is None for effect in can_help) or JOB_ID in table.baseline:

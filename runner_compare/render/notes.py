@@ -9,7 +9,7 @@ from runner_base.notes import Note
 from runner_base.render.notes import Template, render_note
 from runner_base.texts import describe_quantized_fraction
 from runner_compare.model.data import ABSENT
-from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.margins import format_margin, format_margin_verdict
 from runner_compare.render.quantities import effect_unit, find_quantity
 from runner_compare.statistics import Decision, Effect, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
@@ -49,7 +49,7 @@ def _format_findings_per_question_set(names: Mapping[str, Decision]) -> str:
     for name, decision in names.items():
         what = str(decision.finding)
         if decision.verdict is MarginVerdict.worse_by_more:
-            what = format_verdict(decision.verdict, format_margin(decision))
+            what = format_margin_verdict(decision.verdict, format_margin(decision))
         shown.setdefault(what, []).append(name)
     return f"by themselves: {', '.join(f'{what} on {join_first_names(where, 4)}' for what, where in shown.items())}"
 

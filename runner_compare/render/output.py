@@ -15,7 +15,7 @@ from runner_base.tables import NO_WIDTH, PAGE_WIDTH, print_list_item, print_wrap
 from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record
 from runner_compare.features.front.compute import FrontData
 from runner_compare.features.front.render import describe_noise_by_pareto_metric
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.metrics import ACCURACY
 from runner_compare.model.comparison import Comparison, ReportPart, View
 from runner_compare.model.data import Table
@@ -25,7 +25,7 @@ from runner_compare.render.columns import format_table_legend
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import draw_forest_plot_lines
-from runner_compare.render.next_steps import format_next_steps_and_details, wrap_parts_into_lines
+from runner_compare.render.next_steps import format_next_steps_and_details, join_texts_into_lines
 from runner_compare.render.page import PagePart, write_page
 from runner_compare.render.parts import (
     build_comparison_report_parts,
@@ -68,7 +68,7 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
         words = (
             format_table_title_parts(table) if table else [part.title, *([part.runs] if part.runs else [])]
         )
-        for line in wrap_parts_into_lines(words, terminal.width):
+        for line in join_texts_into_lines(words, terminal.width):
             terminal.print(Text(escape_control_characters(line), "bold"), soft_wrap=True)
     if answer := part.conclusion or part.short_conclusion:
         for line in wrapped_lines(answer, terminal.width):
@@ -154,14 +154,14 @@ def _write_json(comparison: Comparison, out: TextIO) -> None:
             "sentences": table_sentences(table),
             **{
                 key: value
-                for section in load_sections()
+                for section in load_comparison_sections()
                 for key, value in section.table_record(table).items()
             },
         }
         for table in tables
     ]
     whole: dict[str, Any] = {"tables": content}
-    for section in load_sections():
+    for section in load_comparison_sections():
         whole |= section.comparison_record(comparison)
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
@@ -211,11 +211,11 @@ def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
             }
             added = {
                 key: value
-                for section in load_sections()
+                for section in load_comparison_sections()
                 for key, value in section.csv_fields(table, row).items()
             }
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
-    for section in load_sections():
+    for section in load_comparison_sections():
         if isinstance(section, HasCsvLines):
             lines += section.csv_lines(comparison)
     return lines
@@ -240,7 +240,7 @@ def save_comparison(
         below = {
             id(table): "".join(
                 section.render_html(table, reader)
-                for section in load_sections()
+                for section in load_comparison_sections()
                 if isinstance(section, HasPagePart)
             )
             for table in tables
@@ -257,7 +257,7 @@ def save_comparison(
         for table, figures in parts:
             of_jobs = [
                 job_picture
-                for section in load_sections()
+                for section in load_comparison_sections()
                 if isinstance(section, HasJobPictures)
                 for job_picture in section.job_pictures(table, reader)
             ]
@@ -286,8 +286,8 @@ def save_comparison(
 
 
 def _sections_below_tables() -> list[HasTableText]:
-    return [section for section in load_sections() if isinstance(section, HasTableText)]
+    return [section for section in load_comparison_sections() if isinstance(section, HasTableText)]
 
 
 def _section_pictures(table: Table) -> list[Picture]:
-    return [figure for section in load_sections() for figure in section.pictures(table)]
+    return [figure for section in load_comparison_sections() for figure in section.pictures(table)]

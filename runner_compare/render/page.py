@@ -101,5 +101,5 @@ def _write_job_pictures(figures: list[JobPicture], out: TextIO) -> None:
     out.write('<div class="drawn">\n')
     for figure in figures:
         names = "".join(f"<li>{escape_html(name)}</li>" for name in figure.names)
-        out.write(f"<details><summary>{figure.to_inline_html()}<ul>{names}</ul></summary></details>\n")
+        out.write(f"<details><summary>{figure.to_html_image_tag()}<ul>{names}</ul></summary></details>\n")
     out.write("</div>\n")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from runner_base import format_count, join_first_names
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.model.comparison import Comparison, ReportPart, SentenceWithFinding, TableGrid, css_class
 from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
 from runner_compare.render.across_tasks import build_tables_across_tasks
@@ -60,7 +60,7 @@ def build_comparison_report_parts(comparison: Comparison) -> list[ReportPart]:
 
 
 def section_parts(comparison: Comparison) -> list[ReportPart]:
-    return [part for section in load_sections() for part in section.cross_task_parts(comparison)]
+    return [part for section in load_comparison_sections() for part in section.cross_task_parts(comparison)]
 
 
 def _row_css_class(row: TableRow) -> str:
@@ -74,14 +74,14 @@ def build_table_part(table: Table) -> ReportPart:
         table.task,
         LazySequence(lambda: build_complete_grids(table)),
         LazySequence(lambda: _list_sentences_with_findings(table)),
-        short_grids=build_default_output_grids(table),
+        short_grids=build_default_output_table_grids(table),
         short_sentences=build_sentences_below_tables(table),
         legend=format_table_legend(table),
         runs=format_count(len(table.rows), "run"),
         conclusion=conclusion_text(table.candidate_rows),
         failed=[
             line
-            for section in load_sections()
+            for section in load_comparison_sections()
             if isinstance(section, HasRequirements)
             for line in section.unmet_requirements(table)
         ],
@@ -95,16 +95,16 @@ def build_complete_grids(table: Table) -> list[TableGrid]:
     if table.has_ratios:
         classes = [css_class(ratio.finding) for row in table.rows for ratio in row.ratio_effects]
         grids.append(TableGrid(build_ratio_columns(table), classes=classes))
-    for section in load_sections():
+    for section in load_comparison_sections():
         grids += [TableGrid(further, title) for title, further in section.tables(table).items()]
     return grids
 
 
-def build_default_output_grids(table: Table) -> list[TableGrid]:
+def build_default_output_table_grids(table: Table) -> list[TableGrid]:
     grids = [TableGrid(build_default_output_columns(table))]
     if table.has_ratios:
         grids.append(TableGrid(build_ratio_comparison_columns(table)))
-    for section in load_sections():
+    for section in load_comparison_sections():
         grids += [TableGrid(further, title) for title, further in section.short_tables(table).items()]
     return grids
 
@@ -114,7 +114,7 @@ def build_sentences_below_tables(table: Table) -> list[str]:
 
     The sentences report findings that no table shows and limitations that the user can remove.
     """
-    of_sections = [text for section in load_sections() for text in section.short_sentences(table)]
+    of_sections = [text for section in load_comparison_sections() for text in section.short_sentences(table)]
     intervals = format_simultaneous_intervals_note(row.effect for row in table.candidate_rows if row.effect)
     return [
         *format_not_compared_lines(table),
@@ -154,7 +154,10 @@ def format_limitations_users_can_remove(table: Table) -> list[str]:
 
 def format_table_title_parts(table: Table) -> list[str]:
     """Return the parts of a table's title line: task, data, runs, questions, baseline and margins."""
-    parts = [f"task={table.task}{_format_shared_data_set(table)}", format_count(len(table.rows), "run")]
+    parts = [
+        f"task={table.task}{_format_common_data_set_override(table)}",
+        format_count(len(table.rows), "run"),
+    ]
     if asked := format_sample_counts(table):
         parts.append(asked)
     if table.baseline:
@@ -168,7 +171,7 @@ def format_table_title_parts(table: Table) -> list[str]:
     return parts + [f"margin {margin}" for margin in dict.fromkeys(margins)]
 
 
-def _format_shared_data_set(table: Table) -> str:
+def _format_common_data_set_override(table: Table) -> str:
     """Return ` task.data=NAME` if all runs use the same named data set."""
     names = {row.run.params.get(DATA) for row in table.rows}
     name = (names.pop() if len(names) == 1 else None) or ""
@@ -233,10 +236,10 @@ def _list_sentences_with_findings(table: Table) -> list[SentenceWithFinding]:
     said: list[SentenceWithFinding] = []
     for row, sentence in zip(table.rows, format_finding_sentence_per_row(table), strict=True):
         said += row_sentence_with_finding(row, sentence)
-        for section in load_sections():
+        for section in load_comparison_sections():
             if isinstance(section, RowSentences):
                 said += [(text, None) for text in section.row_sentences(table, row)]
-    of_sections = [text for section in load_sections() for text in section.sentences(table)]
+    of_sections = [text for section in load_comparison_sections() for text in section.sentences(table)]
     budget = format_high_error_rate_warning(
         [effect for row in table.candidate_rows for effect in row.effects]
     )

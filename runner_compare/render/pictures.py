@@ -47,7 +47,7 @@ class JobPicture:
     def title(self) -> str:
         return " · ".join(self.names)
 
-    def to_inline_html(self) -> str:
+    def to_html_image_tag(self) -> str:
         """Return the plot as an HTML image, which cannot run scripts or load external files."""
         data = base64.b64encode(self.file).decode()
         return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'

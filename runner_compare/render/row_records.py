@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from runner_compare.features.cut_offs.render import build_cut_off_answers_record
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.effects import build_decision_records
+from runner_compare.render.effects import build_effect_records_by_key
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import find_quantity
 
@@ -21,7 +21,7 @@ ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "s
 def build_row_record(table: Table, row: TableRow) -> dict[str, Any]:
     record = build_common_row_record(table, row)
     added = {"note": record.pop("note")}
-    for section in load_sections():
+    for section in load_comparison_sections():
         added |= section.row_record(table, row)
     first = {key: added.pop(key) for key in ORDER if key in added}
     return record | first | added
@@ -42,7 +42,7 @@ def build_common_row_record(table: Table, row: TableRow) -> dict[str, Any]:
         "config": row.config,
         "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
-        **build_row_effect_records(row),
+        **build_effect_and_truncation_records(row),
         "on_front": row.on_front,
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
@@ -52,8 +52,8 @@ def build_common_row_record(table: Table, row: TableRow) -> dict[str, Any]:
     }
 
 
-def build_row_effect_records(row: TableRow) -> dict[str, Any]:
-    found = build_decision_records(row)
+def build_effect_and_truncation_records(row: TableRow) -> dict[str, Any]:
+    found = build_effect_records_by_key(row)
     if row.effect is not None and (ends := build_cut_off_answers_record(row.effect)):
         found[find_quantity(row.effect).record_key] |= ends
     return found

@@ -71,7 +71,7 @@ def build_samples_table_data(table: Table, reader: Reader, max_chars: int) -> di
             continue
         if row.is_baseline and baseline is None:
             baseline = len(runs)
-        runs.append(_build_run_content(row, name))
+        runs.append(_build_run_summary(row, name))
         sides.append(side)
     questions = sorted({question for side in sides for question in side})
     return {
@@ -91,7 +91,7 @@ def build_samples_table_data(table: Table, reader: Reader, max_chars: int) -> di
     }
 
 
-def _build_run_content(row: TableRow, name: str) -> dict[str, Any]:
+def _build_run_summary(row: TableRow, name: str) -> dict[str, Any]:
     _, n = row.run.correct_and_total or (0, 0)
     accuracy = row.run.accuracy_interval[0] if row.run.accuracy_interval else None
     prompt = escape_control_characters(row.run.facts.get("prompt", ""))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runner_base import Column, ColumnUse
-from runner_compare.features.registry import load_sections
+from runner_compare.features.registry import load_comparison_sections
 from runner_compare.metrics import LOG_LIKELIHOODS, find_metric, plug_in_metric_keys
 from runner_compare.model.baselines import find_groups_with_choice
 from runner_compare.model.data import ABSENT, JOB_ID, Table, TableRow, config_group, key_label
@@ -73,7 +73,7 @@ def build_comparison_columns(table: Table) -> list[Column]:
         ),
         Column("verdict", list(map(format_verdict_cell, rows)), False, use=ColumnUse.verdict),
     ]
-    needed = [format_additional_questions(row.effect) for row in rows]
+    needed = [format_additional_questions_needed(row.effect) for row in rows]
     if any(needed):
         unit = next(get_sample_unit_name(row.effect) for row in rows if row.effect)
         columns.append(Column(f"more\n{unit}\nneeded", needed, drop_order=MORE_NEEDED, use=ColumnUse.verdict))
@@ -119,7 +119,7 @@ def format_short_verdict(decision: Decision) -> str:
     }[verdict]
 
 
-def format_additional_questions(decision: Decision | None) -> str:
+def format_additional_questions_needed(decision: Decision | None) -> str:
     """Format the number of additional questions needed to decide about the margin; "" if unknown."""
     if decision is None or not decision.is_undecided or decision.needed is None:
         return ""
@@ -198,7 +198,7 @@ def _build_section_and_plug_in_columns(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
         replace(column, drop_order=OF_SECTIONS, use=ColumnUse.more)
-        for section in load_sections()
+        for section in load_comparison_sections()
         for column in section.columns(table).get(ColumnSlot.comparison, [])
     ]
     for name in plug_in_metric_keys(row.run.metrics for row in rows):

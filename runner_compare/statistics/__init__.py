@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from runner_compare.statistics.decisions import RunComparison as RunComparison
     from runner_compare.statistics.decisions import compute_max_error_rate as compute_max_error_rate
     from runner_compare.statistics.decisions import create_undecided_decision as create_undecided_decision
-    from runner_compare.statistics.decisions import decide_comparisons as decide_comparisons
+    from runner_compare.statistics.decisions import (
+        decide_comparisons_with_holm as decide_comparisons_with_holm,
+    )
     from runner_compare.statistics.effects import Effect as Effect
     from runner_compare.statistics.effects import Method as Method
     from runner_compare.statistics.effects import Test as Test
     from runner_compare.statistics.floor_effects import LIMIT as LIMIT
-    from runner_compare.statistics.legacy_accuracy import replace_vote_accuracy as replace_vote_accuracy
+    from runner_compare.statistics.legacy_accuracy import (
+        replace_vote_by_mean_accuracy as replace_vote_by_mean_accuracy,
+    )
     from runner_compare.statistics.likelihoods import (
         sum_likelihoods_by_document as sum_likelihoods_by_document,
     )
@@ -65,8 +69,8 @@ if TYPE_CHECKING:
     from runner_compare.statistics.stats import (
         compute_clopper_pearson_interval as compute_clopper_pearson_interval,
     )
+    from runner_compare.statistics.stats import compute_wilson_interval as compute_wilson_interval
     from runner_compare.statistics.stats import holm_adjust as holm_adjust
-    from runner_compare.statistics.stats import wilson_interval as wilson_interval
     from runner_compare.statistics.token_divergence import AT_MOST as AT_MOST
     from runner_compare.statistics.token_divergence import CHIEF as CHIEF
     from runner_compare.statistics.token_divergence import TextTokens as TextTokens
@@ -106,7 +110,7 @@ PLACES = {
     "Finding": "decisions",  # better, worse, larger, smaller, or no difference shown
     "MarginVerdict": "margins",  # as good within a margin, worse by more, undecided …
     "RATIOS": "decisions",  # the name of the margin of all ratios
-    "decide_comparisons": "decisions",  # decides on all comparisons of a table
+    "decide_comparisons_with_holm": "decisions",  # decides on all comparisons of a table
     "create_undecided_decision": "decisions",  # an effect about which nothing is decided
     "compute_max_error_rate": "decisions",  # the share of tables with a wrong finding, at most
     # numbers that words name
@@ -121,9 +125,9 @@ PLACES = {
     "compute_accuracy_metrics": "accuracy_intervals",  # an accuracy with its interval, over families if these are known
     "compute_accuracy_bound_metrics": "accuracy_intervals",  # the same with what was cut off wrong, or right
     "accuracy_interval": "accuracy_intervals",  # the interval of a share of right answers
-    "wilson_interval": "stats",  # the same of independent questions
+    "compute_wilson_interval": "stats",  # the same of independent questions
     "compute_clopper_pearson_interval": "stats",  # the same, exact
-    "replace_vote_accuracy": "legacy_accuracy",  # the figures of jobs of earlier versions as this one has them
+    "replace_vote_by_mean_accuracy": "legacy_accuracy",  # the figures of jobs of earlier versions as this one has them
     "VoteCounts": "votes",  # how several answers vote: the chances that k have, all have or elect a right one
     "sum_likelihoods_by_document": "likelihoods",  # texts as they are compared: the choices of a question are one
     "ratio_of_sums": "ratios",  # a ratio of sums

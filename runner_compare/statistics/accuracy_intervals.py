@@ -18,8 +18,8 @@ from runner_compare.statistics.stats import (
     ALPHA,
     compute_clopper_pearson_interval,
     compute_student_quantile,
+    compute_wilson_interval,
     find_interval_end,
-    wilson_interval,
 )
 
 
@@ -33,7 +33,7 @@ def accuracy_interval(
     Without `answers_per_question`, each question has one answer, and its accuracy is 0 or 1.
     """
     if not question_accuracies:
-        return wilson_interval(0, 0)
+        return compute_wilson_interval(0, 0)
     # in the mean of such means
     each = (
         len(answers_per_question) / math.fsum(1 / count for count in answers_per_question)
@@ -46,7 +46,7 @@ def accuracy_interval(
         return clustered_accuracy_interval(
             question_accuracies, range(len(question_accuracies)), mean_answers=each
         )
-    return wilson_interval(math.fsum(question_accuracies), len(question_accuracies))
+    return compute_wilson_interval(math.fsum(question_accuracies), len(question_accuracies))
 
 
 def compute_accuracy_metrics(

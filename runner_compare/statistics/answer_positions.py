@@ -49,7 +49,7 @@ def compute_metrics_by_generated_position(
 ) -> dict[str, float]:
     """Return loss, KL divergence and agreement of each bin as metrics. Empty if no answers were scored."""
     found: dict[str, float] = {}
-    for first, answers in _sum_by_bin(likelihoods, cluster_by_unit).items():
+    for first, answers in _sum_likelihoods_by_position_bin(likelihoods, cluster_by_unit).items():
         suffix, sums = f"/{CELL}{first}", [*answers.values()]
         tokens = [answer.tokens for answer in sums]
         found |= compute_loss_and_kl_metrics(
@@ -70,7 +70,7 @@ def compute_metrics_by_generated_position(
     return found
 
 
-def _sum_by_bin(
+def _sum_likelihoods_by_position_bin(
     likelihoods: Sequence[Likelihood], cluster_by_unit: Mapping[int, str | None]
 ) -> dict[int, dict[object, PositionSums]]:
     """Return the sums of each bin by answer, or by cluster if all answers have one."""

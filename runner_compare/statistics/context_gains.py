@@ -67,7 +67,7 @@ def compute_loss_metrics_by_context_length(
             cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts]
         )
         if shorter and len(texts) >= MIN_TEXTS:
-            effect = create_likelihood_gain_test(texts, shorter).effect
+            effect = create_log_likelihood_difference_test(texts, shorter).effect
             ends = {
                 f"{GAIN}{cell}": effect.value,
                 f"{GAIN}_low{cell}": effect.low,
@@ -75,14 +75,14 @@ def compute_loss_metrics_by_context_length(
             }
             found |= ends | {f"{GAIN_P}{cell}": effect.p}
         shorter = texts
-    if steps := list_context_steps(found):
+    if steps := list_context_length_gains(found):
         found[HELPS_UP_TO] = float(
             next((step.longer for step in reversed(select_helpful_context_steps(steps))), steps[0].shorter)
         )
     return found
 
 
-def create_likelihood_gain_test(
+def create_log_likelihood_difference_test(
     texts: Sequence[Likelihood], baseline_texts: Sequence[Likelihood]
 ) -> SignFlipTest:
     """Create the test of log-likelihood differences between two runs.
@@ -97,7 +97,7 @@ def list_context_lengths(metrics: Mapping[str, float]) -> list[int]:
     return list_measured_positions(metrics, CELL)
 
 
-def list_context_steps(metrics: Mapping[str, float]) -> list[ContextStep]:
+def list_context_length_gains(metrics: Mapping[str, float]) -> list[ContextStep]:
     """Return the loss reduction of each tested step from one context length to the next longer one."""
     lengths = list_context_lengths(metrics)
     steps: list[ContextStep] = []

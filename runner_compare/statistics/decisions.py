@@ -133,16 +133,16 @@ class Decision(Effect):
         return align_interval_with_decision((min(lows), max(highs)), self.value, points)
 
     @property
-    def interval_error_rate(self) -> float:
+    def simultaneous_interval_error_rate(self) -> float:
         """Error rate of the simultaneous interval: the part of 5 % that this comparison has."""
         if self.early_stop_comparisons is not None or self.comparisons == 1:
             return ALPHA
         return self.strictest_level if self.finding is Finding.open else self.strictest_level / SPARED
 
     def _compute_interval_at_decision_level(self, test: Test) -> tuple[float, float]:
-        if self.interval_error_rate == ALPHA:
+        if self.simultaneous_interval_error_rate == ALPHA:
             return test.effect.low, test.effect.high
-        return test.compute_interval_at_level(self.interval_error_rate)
+        return test.compute_interval_at_level(self.simultaneous_interval_error_rate)
 
     @property
     def simultaneous_low(self) -> float:
@@ -200,7 +200,7 @@ class Decision(Effect):
         return replace(self, remarks=(*self.remarks, *filter(None, notes)))
 
 
-def decide_comparisons(
+def decide_comparisons_with_holm(
     comparisons: Iterable[RunComparison | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
     """Decide all comparisons of a table at a family-wise error rate of 5 % per measure, such as accuracy.
@@ -296,7 +296,7 @@ def _decide_by_holm(
     finding = _find_effect_direction(compared.effect, p_holm)
     verdict = None
     if margin is not None and (p_margin or compared.effect.is_ratio):
-        verdict = _decide_margin(compared.effect, finding, margin, *p_margin)
+        verdict = _decide_margin_verdict(compared.effect, finding, margin, *p_margin)
         verdict = _reject_verdict_without_evidence(verdict, compared, margin)
     return _create_decision(
         compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
@@ -313,7 +313,9 @@ def _find_effect_direction(effect: Effect, p_holm: float) -> Finding:
     return up if effect.value > effect.neutral_value else down
 
 
-def _decide_margin(effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0) -> MarginVerdict:
+def _decide_margin_verdict(
+    effect: Effect, finding: Finding, margin: float, p_holm: float = 1.0
+) -> MarginVerdict:
     """Decide whether a difference is within the margin. A ratio without a test is undecided."""
     sign = _better_sign(effect)
     worse = Finding.worse

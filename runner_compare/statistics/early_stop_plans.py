@@ -54,7 +54,7 @@ def find_early_stop_detectable_loss(
     return high
 
 
-def plan_early_stop_questions(
+def plan_early_stopping_sample_size(
     margin: float, noise_rate: float, level: float, fixed_sample_size: int, stops_at_margin: bool
 ) -> int | None:
     """Return the number of questions needed to show non-inferiority with 80 % power.

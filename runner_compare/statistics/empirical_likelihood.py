@@ -36,11 +36,11 @@ def compute_empirical_likelihood_p_value(
 
     rows = np.array([sums], float), np.array([sizes], float)
     return float(
-        compute_empirical_likelihood_p_values(*rows, null_mean, find_smallest_gaps_between_sums(rows[0]))[0]
+        compute_empirical_likelihood_p_values(*rows, null_mean, find_smallest_nonzero_gaps(rows[0]))[0]
     )
 
 
-def find_smallest_gaps_between_sums(sums: Any) -> Any:
+def find_smallest_nonzero_gaps(sums: Any) -> Any:
     import numpy as np
 
     apart = np.diff(np.sort(sums, axis=1), axis=1, prepend=-math.inf)

@@ -141,7 +141,7 @@ def compare_accuracies_at_equal_tokens(
             )
         )
         tokens, right = drawn_points
-        at_budgets.append(right - _interpolate(drawn_base_points, tokens))
+        at_budgets.append(right - _interpolate_accuracy_curves(drawn_base_points, tokens))
         inside.append(
             (tokens >= drawn_base_points[0].min(1, keepdims=True))
             & (tokens <= drawn_base_points[0].max(1, keepdims=True))
@@ -153,13 +153,13 @@ def compare_accuracies_at_equal_tokens(
     scale = math.sqrt(len(units) / (len(units) - 1))  # a resample's variance divides by n
     scale *= 1 + FEW / len(units)
     differences, reached = (np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2)
-    (own_tokens, own_right), its_right = our_points, _interpolate(their_points, our_points[0])
+    (own_tokens, own_right), its_right = our_points, _interpolate_accuracy_curves(their_points, our_points[0])
     points = []
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
-        signs = _count_units_by_sign(
-            _compute_question_differences(
+        signs = _count_positive_and_negative_sums(
+            _compute_verdict_differences_per_question(
                 candidate_curve.right[at], base_curve, their_points[0][0], tokens_there
             ),
             of_unit,
@@ -168,7 +168,7 @@ def compare_accuracies_at_equal_tokens(
         points.append(
             AccuracyAtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
         )
-    signs = _count_units_by_sign(
+    signs = _count_positive_and_negative_sums(
         np.mean(candidate_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit
     )
     p, (lowest, highest) = (
@@ -244,7 +244,7 @@ def _shared_token_range(
     )
 
 
-def _interpolate(curve: tuple[FloatArray, FloatArray], tokens: FloatArray) -> FloatArray:
+def _interpolate_accuracy_curves(curve: tuple[FloatArray, FloatArray], tokens: FloatArray) -> FloatArray:
     """Interpolate the accuracies of curves at token counts. Beyond its ends, a curve stays constant."""
     import numpy as np
 
@@ -269,13 +269,13 @@ def _compute_mean_curve_difference(
     import numpy as np
 
     at = np.sort(np.clip(np.concatenate([points[0], base_points[0]], 1), low[:, None], high[:, None]), axis=1)
-    gaps = _interpolate(points, at) - _interpolate(base_points, at)
+    gaps = _interpolate_accuracy_curves(points, at) - _interpolate_accuracy_curves(base_points, at)
     area = ((gaps[:, 1:] + gaps[:, :-1]) / 2 * np.diff(at, axis=1)).sum(1)
     width = high - low
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _compute_question_differences(
+def _compute_verdict_differences_per_question(
     verdicts: Sequence[float], base_curve: BudgetCurve, base_tokens: FloatArray, tokens: float
 ) -> FloatArray:
     """Return each question's verdict minus the baseline's verdict at the same token count."""
@@ -293,7 +293,7 @@ def _compute_question_differences(
     )
 
 
-def _count_units_by_sign(differences: FloatArray, unit_per_question: Any) -> tuple[int, int]:
+def _count_positive_and_negative_sums(differences: FloatArray, unit_per_question: Any) -> tuple[int, int]:
     import numpy as np
 
     sums = np.bincount(unit_per_question, differences)

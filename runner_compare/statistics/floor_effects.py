@@ -18,7 +18,7 @@ def create_cut_off_answers_note(metrics_per_run: Iterable[Mapping[str, float]]) 
     return note("mostly_cut_off") if mostly else None
 
 
-def create_no_evidence_notes(
+def create_unsolved_or_unreadable_notes(
     metrics_per_run: Iterable[Mapping[str, float]], accuracies: Sequence[float | None]
 ) -> tuple[Note, Note] | None:
     """Create notes if both jobs solve no question, or if most of their answers are unreadable.

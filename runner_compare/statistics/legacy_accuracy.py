@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 
 from runner_compare.metrics import ACCURACY, BOUNDS, ENDS
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 MEAN = "pass_at_k/1"
 OF_VOTES = (*BOUNDS, *(f"accuracy_all{end}" for end in ENDS), "accuracy/strict", "accuracy/flexible")
 
 
-def replace_vote_accuracy(metrics: dict[str, float]) -> dict[str, float]:
+def replace_vote_by_mean_accuracy(metrics: dict[str, float]) -> dict[str, float]:
     """Replace the accuracy of a majority vote by the mean accuracy of all answers.
 
     The interval is Wilson's for one answer per question, or per cluster: several answers are
@@ -26,5 +26,5 @@ def replace_vote_accuracy(metrics: dict[str, float]) -> dict[str, float]:
     if mean is None or accuracy is None or not n or math.isclose(mean, accuracy, abs_tol=1e-12):
         return metrics
     units = int(metrics.get("families", n))
-    figures = dict(zip(ACCURACY, (mean, *wilson_interval(mean * units, units)), strict=True))
+    figures = dict(zip(ACCURACY, (mean, *compute_wilson_interval(mean * units, units)), strict=True))
     return {key: value for key, value in metrics.items() if key not in OF_VOTES} | figures

@@ -84,7 +84,9 @@ def find_depths_with_recall_loss(
         sums = ranges @ _sum_observed_accuracies_by_depth(groups, len(depths))
         of_ranges = (expected - sums) / deviation
         most = int(of_ranges.argmax())
-        found.append(_create_depth_range(own, length, [depths[at] for at in np.flatnonzero(ranges[most])]))
+        found.append(
+            _compute_depth_range_recall(own, length, [depths[at] for at in np.flatnonzero(ranges[most])])
+        )
         distances.append(float(of_ranges[most]))
         drawn = _sum_permuted_accuracies_by_depth(groups, len(depths), num_permutations, generator) @ ranges.T
         np.maximum(largest, ((expected - drawn) / deviation).max(axis=1), out=largest)
@@ -94,7 +96,7 @@ def find_depths_with_recall_loss(
     return found
 
 
-def _create_depth_range(
+def _compute_depth_range_recall(
     answers_at_length: Sequence[DepthAnswer], length: int, depths: Sequence[float]
 ) -> LostDepths:
     here = [answer.share for answer in answers_at_length if answer.depth in depths]

@@ -109,7 +109,7 @@ def compute_non_inferiority_power(
     seen_wins, seen_losses, seen_pairs = observed_pairs
     if n < seen_pairs:
         return 0.0
-    further, chances = list_likely_success_counts(n - seen_pairs, discordant_rate)
+    further, chances = compute_success_count_distribution(n - seen_pairs, discordant_rate)
     discordant = further + seen_wins + seen_losses
     # Find the fewest wins that are accepted for each number of discordant pairs: with more wins,
     # all are accepted.
@@ -122,7 +122,7 @@ def compute_non_inferiority_power(
     return float(chances @ bdtrc(np.minimum(high - 1 - seen_wins, further), further, win))
 
 
-def list_likely_success_counts(n: int, rate: float) -> tuple[Any, Any]:
+def compute_success_count_distribution(n: int, rate: float) -> tuple[Any, Any]:
     """Return the numbers of successes in n trials that are likely, and the probability of each."""
     import numpy as np
 

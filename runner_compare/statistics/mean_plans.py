@@ -51,7 +51,7 @@ def find_detectable_mean_loss(
         < AIM
     ):
         return None
-    guess = _approximate_detectable_loss(sums, sizes, answers_per_question, loses_whole_clusters, level)
+    guess = _approximate_detectable_mean_loss(sums, sizes, answers_per_question, loses_whole_clusters, level)
     if len(sums) > MANY_CLUSTERS:
         return guess
     low, high = guess / 2, guess
@@ -136,7 +136,7 @@ def compute_sign_flip_p_values(sums: Any) -> Any:
     return ps
 
 
-def _approximate_detectable_loss(
+def _approximate_detectable_mean_loss(
     sums: Sums, sizes: Sums, answers_per_question: int, loses_whole_clusters: bool, level: float
 ) -> float:
     total, count = math.fsum(sizes), len(sums)

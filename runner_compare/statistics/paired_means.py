@@ -16,7 +16,7 @@ from typing import Any
 from runner_compare.statistics import ratios
 from runner_compare.statistics.empirical_likelihood import (
     compute_empirical_likelihood_p_values,
-    find_smallest_gaps_between_sums,
+    find_smallest_nonzero_gaps,
 )
 from runner_compare.statistics.ratios import remove_skewness
 from runner_compare.statistics.stats import ALPHA
@@ -126,7 +126,7 @@ def compute_mean_p_values(
     import numpy as np
     from scipy.special import stdtr
 
-    step = find_smallest_gaps_between_sums(sums) if sum_gaps is None else sum_gaps
+    step = find_smallest_nonzero_gaps(sums) if sum_gaps is None else sum_gaps
     count, total = sums.shape[1], sizes.sum(axis=1)
     mean = sums.sum(axis=1) / total
     distance = np.abs(mean - null_difference) - step / 2 / total

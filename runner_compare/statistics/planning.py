@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache, partial
 
-from runner_compare.statistics.margins import find_smallest_sample_size, list_likely_success_counts
+from runner_compare.statistics.margins import compute_success_count_distribution, find_smallest_sample_size
 from runner_compare.statistics.ratios import MIN_TEXTS, find_detectable_ratio_difference
 from runner_compare.statistics.stats import ALPHA, POWER, find_detectable_paired_difference
 
@@ -77,7 +77,7 @@ def compute_detection_power(n: int, noise_rate: float, difference: float, alpha:
     from scipy.special import bdtr, bdtrik
 
     rate = min(1.0, noise_rate + difference)
-    discordant, chances = list_likely_success_counts(n, rate)
+    discordant, chances = compute_success_count_distribution(n, rate)
     # The most pairs on the losing side with which the test still rejects; -1 if even none is too
     # many.
     most = np.nan_to_num(np.floor(bdtrik(alpha / 2, discordant, 0.5))).clip(0)
@@ -109,7 +109,7 @@ def find_smallest_detectable_difference(n: int, noise_rate: float, alpha: float 
     return high
 
 
-def plan_samples_to_detect(
+def compute_samples_to_detect_shift(
     standard_error: float,
     samples: int,
     shift: float,
@@ -130,12 +130,12 @@ def plan_samples_to_detect(
     if samples < 2 or not math.isfinite(standard_error):
         return None
 
-    def compute_detection_indicator(n: int) -> float:
+    def return_one_if_detectable(n: int) -> float:
         smaller = math.sqrt(samples / n)
         detectable = find_detectable_ratio_difference(
             standard_error * smaller, n, alpha, power, scaled_skewness * smaller, kurtosis, samples, is_upward
         )
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
-    needed = find_smallest_sample_size(compute_detection_indicator, 1.0)
+    needed = find_smallest_sample_size(return_one_if_detectable, 1.0)
     return None if needed is None else max(MIN_TEXTS, needed)

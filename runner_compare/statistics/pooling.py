@@ -78,7 +78,7 @@ def compute_mean_difference_interval(
 
 @lru_cache(maxsize=4096)
 def _cached_tango_interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, float]:
-    return stats.tango_interval(wins, losses, n, alpha)
+    return stats.compute_tango_interval(wins, losses, n, alpha)
 
 
 def compute_p_value_by_interval_inversion(tasks: Sequence[PairedVerdicts], null_difference: float) -> float:
@@ -160,7 +160,7 @@ def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: floa
     # by which the sum of the flips can change
     smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))
 
-    def compute_detection_surplus(difference: float) -> float:
+    def compute_excess_over_detectable_difference(difference: float) -> float:
         rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
         of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
@@ -168,7 +168,11 @@ def find_detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: floa
         half = compute_mean_difference_interval(expected, alpha)[1] - mean_task_difference(expected)
         return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
 
-    return None if compute_detection_surplus(1.0) < 0 else float(brentq(compute_detection_surplus, 0.0, 1.0))
+    return (
+        None
+        if compute_excess_over_detectable_difference(1.0) < 0
+        else float(brentq(compute_excess_over_detectable_difference, 0.0, 1.0))
+    )
 
 
 def plan_pooled_questions_for_margin(
@@ -187,7 +191,7 @@ def plan_pooled_questions_for_margin(
         down = spread = 0.0
         for share, rate in rates:
             half = count * share * rate / 2
-            low, _ = stats.tango_interval(half, half, count * share, alpha)
+            low, _ = stats.compute_tango_interval(half, half, count * share, alpha)
             down, spread = (math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share))))
         return normal.cdf((margin * len(tasks) - down) / spread)
 

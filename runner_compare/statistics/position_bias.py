@@ -61,7 +61,7 @@ def measure_position_bias(
 ) -> PositionBias:
     """Test whether a model prefers a position. Each question needs answers in two or more orders."""
     count = max(question.choices for question in questions)
-    moved = [_compute_chosen_positions(question) for question in questions]
+    moved = [_compute_picked_choice_positions(question) for question in questions]
     total = sum(len(question.picks) for question in questions)
     clusters = [at for at, question in enumerate(questions) for _ in question.picks]
     picks = [pick for question in questions for pick in question.picks]
@@ -79,7 +79,7 @@ def measure_position_bias(
 PositionMatrix = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
-def _compute_chosen_positions(question: QuestionInOrders) -> PositionMatrix:
+def _compute_picked_choice_positions(question: QuestionInOrders) -> PositionMatrix:
     """Return the position of each chosen text in each order, as a matrix [order, answer].
 
     Position -1 stands for a missing answer.

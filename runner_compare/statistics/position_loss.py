@@ -27,7 +27,7 @@ class BinSums:
     nats: float = 0.0
     kl: float | None = None
 
-    def add_window(self, tokens: float, nats: float, kl: float | None) -> None:
+    def add_window_sums(self, tokens: float, nats: float, kl: float | None) -> None:
         self.tokens += tokens
         self.nats += nats
         if kl is not None:
@@ -49,7 +49,7 @@ def compute_loss_metrics_by_position(
         sample = cluster_by_unit[part.unit] if has_families else part.unit
         for number, tokens, nats, *kl in part.by_position or []:
             of_text = bins.setdefault(int(number), {}).setdefault(sample, BinSums())
-            of_text.add_window(tokens, nats, kl[0] if kl else None)
+            of_text.add_window_sums(tokens, nats, kl[0] if kl else None)
     found: dict[str, float] = {}
     for number in sorted(bins):
         found |= _compute_position_bin_metrics(f"/{CELL}{2**number}", [*bins[number].values()])

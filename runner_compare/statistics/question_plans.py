@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner_compare.statistics.early_stop_plans import (
     find_early_stop_detectable_loss,
-    plan_early_stop_questions,
+    plan_early_stopping_sample_size,
 )
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import find_smallest_detectable_difference
@@ -33,4 +33,4 @@ def plan_questions_for_margin(
     fixed = plan_paired_questions(margin, disagreement_rate, alpha)
     if fixed is None or not stops_early:
         return fixed
-    return plan_early_stop_questions(margin, disagreement_rate, alpha, fixed, has_margin)
+    return plan_early_stopping_sample_size(margin, disagreement_rate, alpha, fixed, has_margin)

@@ -71,8 +71,8 @@ def compute_recovery(
     if not baseline:
         return None
     value = candidate / baseline
-    compute_p_values = _create_test(tasks, weights)
-    low, high = (_find_interval_end(compute_p_values, value, end, alpha) for end in (0.0, 1.0))
+    compute_recovery_p_values = _create_test(tasks, weights)
+    low, high = (_find_interval_end(compute_recovery_p_values, value, end, alpha) for end in (0.0, 1.0))
     return Recovery(value, low, high, candidate, baseline, sum(len(task.candidate) for task in tasks))
 
 
@@ -103,7 +103,7 @@ def _create_test(
     answer = 1 / max(task.answers for task in tasks)
     is_strict = any(task.is_strict for task in tasks)
 
-    def compute_p_values(recoveries: Sequence[float]) -> Any:
+    def compute_recovery_p_values(recoveries: Sequence[float]) -> Any:
         rates = np.array(recoveries)
         scale = np.maximum(1.0, rates)
         sums = (candidate - rates[:, None] * baseline) / scale[:, None]
@@ -124,7 +124,7 @@ def _create_test(
             ]
         )
 
-    return compute_p_values
+    return compute_recovery_p_values
 
 
 def _add_seed_errors(tasks: Sequence[PairedAccuracies], recovery: float, gap: float, p_value: float) -> float:
@@ -139,14 +139,14 @@ def _add_seed_errors(tasks: Sequence[PairedAccuracies], recovery: float, gap: fl
 
 
 def _find_interval_end(
-    compute_p_values: Callable[[Sequence[float]], Any], value: float, limit: float, alpha: float
+    compute_recovery_p_values: Callable[[Sequence[float]], Any], value: float, limit: float, alpha: float
 ) -> float:
     """Search between the estimate and a limit. A recovery r is searched as r / (1 + r), which ends at 1."""
     inside, last = value / (1 + value), limit
     for _ in range(ROUNDS):
         step = (limit - inside) / PARTS
         tried = [inside + step * part for part in range(1, PARTS)]
-        outside = [*(compute_p_values([share / (1 - share) for share in tried]) < alpha), True]
+        outside = [*(compute_recovery_p_values([share / (1 - share) for share in tried]) < alpha), True]
         first = outside.index(True)
         inside, limit = [inside, *tried][first], [*tried, limit][first]
     inside = last if limit == last else inside

@@ -40,7 +40,7 @@ class ErrorComponent:
     freedom: int  # the degrees of freedom of that variance
     bend: float = 0.0  # the skewness of what was averaged, over the root of its number
 
-    def compute_error_bound(self, alpha: float, is_overestimate: bool) -> float:
+    def compute_mean_error_bound(self, alpha: float, is_overestimate: bool) -> float:
         """Return an upper bound on how far the mean lies above (or below) the true value.
 
         The bound is the larger of Student's and Hall's bounds.
@@ -69,7 +69,7 @@ class CrossedMean:
         """
         by_question = [fmean(of_question) for of_question in zip(*values, strict=True)]
         parts = (
-            estimate_question_error(by_question, clusters),
+            estimate_question_sampling_error(by_question, clusters),
             *compute_seed_errors([fmean(of_seed) for of_seed in values]),
         )
         return cls(fmean(by_question), parts)
@@ -93,7 +93,7 @@ class CrossedMean:
             for side in (cells, base_cells)
             for part in compute_seed_errors([fmean(of_seed) for of_seed in side])
         ]
-        return cls(fmean(by_question), (estimate_question_error(by_question, clusters), *of_sides))
+        return cls(fmean(by_question), (estimate_question_sampling_error(by_question, clusters), *of_sides))
 
     @property
     def standard_error(self) -> float:
@@ -115,7 +115,7 @@ class CrossedMean:
 def compute_combined_error_bound(
     components: Sequence[ErrorComponent], alpha: float, is_overestimate: bool
 ) -> float:
-    return math.hypot(*(part.compute_error_bound(alpha, is_overestimate) for part in components))
+    return math.hypot(*(part.compute_mean_error_bound(alpha, is_overestimate) for part in components))
 
 
 def compute_difference_p_value(components: Sequence[ErrorComponent], difference: float) -> float:
@@ -135,7 +135,7 @@ def compute_difference_p_value(components: Sequence[ErrorComponent], difference:
     return math.exp(least)
 
 
-def estimate_question_error(
+def estimate_question_sampling_error(
     by_question: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> ErrorComponent:
     sums, sizes = ratios.sum_by_cluster(by_question, clusters)

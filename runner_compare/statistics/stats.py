@@ -22,7 +22,7 @@ LEAST_P = (
 )
 
 
-def wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def compute_wilson_interval(successes: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (successes out of n); (0, 1) for n = 0."""
     assert 0 <= successes <= n
     if n == 0:
@@ -101,7 +101,7 @@ def compute_paired_difference_interval(
 def _compute_lower_interval_end(wins: int, losses: int, n: int, alpha: float) -> float:
     from scipy.special import bdtr, betaincinv
 
-    low, _ = tango_interval(wins, losses, n, alpha, continuity_correction(wins, losses, n))
+    low, _ = compute_tango_interval(wins, losses, n, alpha, continuity_correction(wins, losses, n))
     # wins are too few for it: Clopper and Pearson's lower end
     if low > 0 and bdtr(n - wins, n, 1 - low) > alpha / 2:
         return float(betaincinv(wins, n - wins + 1, alpha / 2))
@@ -149,7 +149,7 @@ def continuity_correction(wins: float, losses: float, n: float) -> float:
     return (1 + (wins + losses) / n) / 2
 
 
-def tango_interval(
+def compute_tango_interval(
     wins: float, losses: float, n: float, alpha: float = ALPHA, correction: float = 0.0
 ) -> tuple[float, float]:
     """Return Tango's score interval of the paired difference. The counts may be fractional.

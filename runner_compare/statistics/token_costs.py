@@ -71,7 +71,7 @@ class TokenCost:
         if mean.mean <= 0:
             return None
         tokens = Estimate(mean.mean, *mean.compute_interval())
-        correlation = compute_mean_correlation(cells.solved, both, cells.clusters)
+        correlation = compute_correlation_between_means(cells.solved, both, cells.clusters)
         low, high = compute_estimate_ratio_interval(accuracy, tokens, correlation)
         per_1000 = Estimate(*(PER * value for value in (accuracy.value / tokens.value, low, high)))
         prompt, new = (fmean(map(fmean, side)) for side in (cells.prompt, cells.new))
@@ -168,7 +168,7 @@ def estimate_cost_per_correct_answer(
     mean = CrossedMean.from_values(spent, cells.clusters)
     if mean.mean <= 0 or accuracy.value <= 0:
         return None
-    correlation = compute_mean_correlation(cells.solved, spent, cells.clusters)
+    correlation = compute_correlation_between_means(cells.solved, spent, cells.clusters)
     low, high = compute_estimate_ratio_interval(
         accuracy, Estimate(mean.mean, *mean.compute_interval()), correlation
     )
@@ -176,7 +176,7 @@ def estimate_cost_per_correct_answer(
     return Estimate(cost, *ends)
 
 
-def compute_mean_correlation(
+def compute_correlation_between_means(
     cells: SeedQuestionMatrix, other_cells: SeedQuestionMatrix, clusters: Sequence[Hashable] | None = None
 ) -> float:
     """Return the correlation between two means over the same questions and seeds; 0 without

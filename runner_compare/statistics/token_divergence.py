@@ -47,7 +47,7 @@ def compute_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
         **_compute_probability_metrics(texts),
         **_compute_top_1_agreement(texts),
     }
-    for name, some in group_by_category(texts).items():
+    for name, some in group_texts_by_category(texts).items():
         sizes = [float(len(text.least)) for text in some]
         sums = [math.fsum(text.least) for text in some]
         found = {"n": float(len(some)), "scored_tokens": sum(sizes)} | {
@@ -66,7 +66,7 @@ def compute_divergence_metrics(texts: Sequence[TextTokens]) -> dict[str, float]:
     return job_figures
 
 
-def group_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
+def group_texts_by_category(texts: Iterable[TextTokens]) -> dict[str, list[TextTokens]]:
     """Group texts by category; {} with fewer than two categories.
 
     Replaces characters that are invalid in metric names.

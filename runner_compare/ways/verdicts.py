@@ -69,7 +69,7 @@ def compare_answers(
     pairs = cluster_questions_by_expected_function(
         shared, [(of_run[question], of_base[question]) for question in shared]
     )
-    remarks += [check_same_prompts(pairs, pairing), _engine_note(run, base)]
+    remarks += [check_runs_have_same_prompts(pairs, pairing), _engine_note(run, base)]
     if run.compared_while_running or base.compared_while_running:
         return with_notes(_compare_by_always_valid_test(run, base, pairs), *remarks)
     test_of = (
@@ -77,7 +77,7 @@ def compare_answers(
         if needs_mean_test(pairs)
         else create_mcnemar_test
     )
-    return with_notes(compare_with_truncation_bounds(test_of, pairs), *remarks)
+    return with_notes(run_test_with_truncation_bounds(test_of, pairs), *remarks)
 
 
 def check_same_scoring(run: Run, base: Run, reader: Reader) -> None:
@@ -113,7 +113,7 @@ def check_runs_have_same_questions(
     raise NotPaired(f"the run has {len(of_run)} questions, the baseline has {len(of_base)}, and {what}")
 
 
-def check_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
+def check_runs_have_same_prompts(pairs: Pairs, pairing: PairingOptions) -> Note | None:
     """Return a note if some prompts of two runs differ.
 
     Raises NotPaired if prompts must not differ.
@@ -148,7 +148,7 @@ def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunCompa
         ONLY_SEQUENTIAL if final_part is None else WITH_FINAL_TEST if final_part else FINAL_TEST_USED,
         not watched_run.stopped_early and not watched_run.errors,
     )
-    compared = compare_with_truncation_bounds(create_test, pairs)
+    compared = run_test_with_truncation_bounds(create_test, pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
     remarks = [
@@ -175,7 +175,7 @@ def create_sequential_test(
     return SequentialTest(verdicts, comparisons, parts, is_at_limit)
 
 
-def compare_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
+def run_test_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs: Pairs) -> RunComparison:
     """Run a test on the recorded verdicts, and on the worst and best case for the run's truncated answers."""
     test = create_test(pairs)
     cut_off = sum(our.cut_off for our, _ in pairs), sum(their.cut_off for _, their in pairs)

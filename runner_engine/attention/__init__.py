@@ -9,7 +9,7 @@ from runner_engine.attention.interface import (
     PLAIN,
     Softmax,
     register_attention,
-    use_attention,
+    use_attention_function,
     wrap_with_layer_counter,
 )
 from runner_engine.attention.page_trial import find_kv_page_size
@@ -21,7 +21,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Span",  # neighbouring tokens of one row: each sees those before it
     # how the model comes to it
     "register_attention",  # registers the attention with transformers
-    "use_attention",  # a context in which the layers of a model attend by a function
+    "use_attention_function",  # a context in which the layers of a model attend by a function
     "wrap_with_layer_counter",  # attention whose layers are numbered by their calls
     "Softmax",  # a layer's softmax: its cap and sinks
     "PLAIN",  # a softmax with neither

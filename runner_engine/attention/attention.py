@@ -390,7 +390,7 @@ def _attend_to_unshared_keys_and_merge(
     terms = [part.expand_attention_to_all_tokens(heads) for part in partial_results]
     if longest := layout.max_visible_keys:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
-        keys, values = own.read_slots(layer, slots, longest)
+        keys, values = own.read_kv_slots(layer, slots, longest)
         terms.append(attend_to_unshared_keys(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
         terms.append(build_attention_sink_term(sinks, shape, heads.dim))

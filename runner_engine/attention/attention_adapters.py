@@ -1,7 +1,7 @@
 """Gives attention classes that bypass transformers' attention interface a way through it.
 
 A class keeps its own forward pass. Only while a pass uses an attention function of this project
-(`use_attention`), the adapter computes queries, keys and values and calls that function.
+(`use_attention_function`), the adapter computes queries, keys and values and calls that function.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def install_attention_adapters(attention: AttentionFunction, is_used: Callable[[
         family = sys.modules.get(module_name)
         kind = getattr(family, class_name, None)
         if kind is not None and not hasattr(getattr(kind, method_name), "is_adapted"):
-            adapted = _adapt(getattr(kind, method_name), compute, attention, is_used)
+            adapted = _wrap_attention_method(getattr(kind, method_name), compute, attention, is_used)
             setattr(kind, method_name, adapted)
 
 
-def _adapt(
+def _wrap_attention_method(
     original: Callable[..., Any],
     compute: Callable[..., Any],
     attention: AttentionFunction,
@@ -46,7 +46,7 @@ def _adapt(
     return adapted
 
 
-def _attend_as_falcon(
+def _compute_falcon_attention(
     attention: AttentionFunction,
     module: Any,
     hidden_states: torch.Tensor,
@@ -75,7 +75,7 @@ def _attend_as_falcon(
     return module.dense(attended.flatten(2)), None
 
 
-def _attend_as_gptj(
+def _compute_gptj_attention(
     attention: AttentionFunction,
     module: Any,
     query: torch.Tensor,
@@ -92,7 +92,7 @@ def _attend_as_gptj(
 
 # module and class of the family, the method that is adapted, and what it computes
 ADAPTED: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
-    ("transformers.models.falcon.modeling_falcon", "FalconAttention", "forward", _attend_as_falcon),
-    ("transformers.models.gptj.modeling_gptj", "GPTJAttention", "_attn", _attend_as_gptj),
-    ("transformers.models.codegen.modeling_codegen", "CodeGenAttention", "_attn", _attend_as_gptj),
+    ("transformers.models.falcon.modeling_falcon", "FalconAttention", "forward", _compute_falcon_attention),
+    ("transformers.models.gptj.modeling_gptj", "GPTJAttention", "_attn", _compute_gptj_attention),
+    ("transformers.models.codegen.modeling_codegen", "CodeGenAttention", "_attn", _compute_gptj_attention),
 )

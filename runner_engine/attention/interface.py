@@ -43,7 +43,9 @@ _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that r
 
 
 @contextmanager
-def use_attention(model: Any, attention_function: Attend, registered_name: str = NAME) -> Iterator[None]:
+def use_attention_function(
+    model: Any, attention_function: Attend, registered_name: str = NAME
+) -> Iterator[None]:
     """Context manager that replaces the attention function of the model's layers."""
     settings = model.config.get_text_config()
     before, outer = settings._attn_implementation, _attend.set(attention_function)
@@ -71,13 +73,13 @@ def wrap_with_layer_counter(attention_function: Attend) -> Attend:
 def register_attention() -> None:
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
-    AttentionInterface.register(NAME, _attend_from_transformers)
-    AttentionInterface.register(sliding_windows.MASK_PROBE, _attend_from_transformers)
+    AttentionInterface.register(NAME, _compute_attention_for_transformers)
+    AttentionInterface.register(sliding_windows.MASK_PROBE, _compute_attention_for_transformers)
     sliding_windows.register_mask_recorder()
-    install_attention_adapters(_attend_from_transformers, lambda: _attend.get(None) is not None)
+    install_attention_adapters(_compute_attention_for_transformers, lambda: _attend.get(None) is not None)
 
 
-def _attend_from_transformers(
+def _compute_attention_for_transformers(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,

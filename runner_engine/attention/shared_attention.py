@@ -30,8 +30,8 @@ from runner_engine.matmul import (
     BackendChoice,
     BackendNaming,
     BackendTimings,
+    build_backend_choice_from_decision,
     build_tile_batch_size_note,
-    describe_backend_decision,
     find_fastest_backend,
     load_or_measure_timings,
     read_forced_backend,
@@ -149,7 +149,7 @@ def choose_shared_attention_backend(kv_spec: KvCacheSpec, kernels: Kernels | Non
         SharedAttentionBackend.tiles: lambda tile_rows: build_tile_batch_size_note(tile_rows, vectors),
         SharedAttentionBackend.vectors: lambda _: note("attention_by_vectors", vectors=vectors),
     }
-    return describe_backend_decision(decision, BackendNaming(named, FORCED, is_attention=True))
+    return build_backend_choice_from_decision(decision, BackendNaming(named, FORCED, is_attention=True))
 
 
 def find_tiled_kernel_problem(kv_spec: KvCacheSpec, kernels: Kernels) -> Note | None:

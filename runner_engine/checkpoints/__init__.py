@@ -11,7 +11,7 @@ from runner_base.lazy_imports import create_lazy_getattr
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_file import is_gguf_file as is_gguf_file
     from runner_engine.checkpoints.linear_layers import (
-        find_block_number_path_index as find_block_number_path_index,
+        find_block_number_position as find_block_number_position,
     )
     from runner_engine.checkpoints.linear_layers import get_block_path as get_block_path
     from runner_engine.checkpoints.locating import locate_config_folder as locate_config_folder
@@ -79,7 +79,7 @@ PLACES = {
     "PREFILL_TOKENS": "pass_memory",  # the tokens of prompts that one pass reads, by device
     "compute_weight_nbytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
     "get_block_path": "linear_layers",  # the path of the block that a layer belongs to
-    "find_block_number_path_index": "linear_layers",  # which part of a layer's path is the number of its block
+    "find_block_number_position": "linear_layers",  # which part of a layer's path is the number of its block
 }
 __all__ = [*PLACES]
 

@@ -67,7 +67,9 @@ def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list
             code="too_large",
         )
     patterns = [
-        pattern for pattern in _iter_patterns(adapter_config) if _has_catastrophic_backtracking(pattern)
+        pattern
+        for pattern in _iter_adapter_module_patterns(adapter_config)
+        if _has_catastrophic_backtracking(pattern)
     ]
     if not patterns:
         return
@@ -91,7 +93,7 @@ def check_adapter_patterns(adapter_config: Mapping[str, Any], module_names: list
         ) from None
 
 
-def _iter_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
+def _iter_adapter_module_patterns(adapter_config: Mapping[str, Any]) -> Iterator[str]:
     for key in ("target_modules", "exclude_modules", "target_parameters", "modules_to_save"):
         if isinstance(value := adapter_config.get(key), str):
             yield value

@@ -219,7 +219,7 @@ def get_linear_shape(tensor: TensorLocation, config: Mapping[str, Any]) -> tuple
     return (second, first) if is_turned else (first, second)
 
 
-def find_block_number_path_index(layer_path: str) -> int:
+def find_block_number_position(layer_path: str) -> int:
     """Return which component of a dot-separated layer path is the block number.
 
     Raises ConfigError for a layer outside the decoder blocks.
@@ -235,7 +235,7 @@ def find_block_number_path_index(layer_path: str) -> int:
 
 
 def get_block_path(layer_path: str) -> str:
-    return ".".join(layer_path.split(".")[: find_block_number_path_index(layer_path) + 1])
+    return ".".join(layer_path.split(".")[: find_block_number_position(layer_path) + 1])
 
 
 def get_layer_path(tensor: TensorLocation) -> str:

@@ -36,7 +36,7 @@ class MergeCosts:
     def dequantizes(self) -> bool:
         return self.order is MergeOrder.quantize_first
 
-    def estimate_peak_nbytes(self, merged_bytes: int, other_unquantized_bytes: int) -> int:
+    def estimate_merge_peak_nbytes(self, merged_bytes: int, other_unquantized_bytes: int) -> int:
         """Return the peak memory of the merge in bytes. Memory-mapped pages are excluded.
 
         merged_bytes: bytes of the merged model; other_unquantized_bytes: bytes of its other weights

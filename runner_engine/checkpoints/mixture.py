@@ -88,7 +88,7 @@ def compute_expert_mixture_size(
     return MixtureSize(experts, min(used, experts), total, routed, in_blocks) if routed else None
 
 
-def compute_checkpoint_mixture_size(files: ModelFiles) -> MixtureSize | None:
+def compute_checkpoint_expert_mixture_size(files: ModelFiles) -> MixtureSize | None:
     """Count a mixture's parameters, excluding the MTP head. None if the model has no experts."""
     tensors = exclude_mtp_head_tensors(files, files.tensors)
     return compute_expert_mixture_size(files.text_settings, tensors, files.stored_format)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner_base import ConfigError, Progress, lock_file, unknown_choice_message
+from runner_base import ConfigError, Progress, format_unknown_choice_message, lock_file
 from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 from runner_engine.checkpoints.file_io import (
     build_safetensors_header,
@@ -46,7 +46,7 @@ def read_preset_config(model: LocalModelConfig) -> dict[str, Any]:
         what = (
             f"model.name={model.name} has none"
             if model.shape is None
-            else unknown_choice_message("shape", model.shape, names)
+            else format_unknown_choice_message("shape", model.shape, names)
         )
         presets = "|".join(sorted(names))
         raise ConfigError(

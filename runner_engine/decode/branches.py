@@ -147,7 +147,7 @@ def build_completion_without_decoding(
     )
 
 
-def decode_branches(
+def decode_request_branches(
     loaded: LoadedModel, sequences: Sequence[TokenSequence], stats: EngineStats, stopping: Stopping
 ) -> Completion:
     """Decode the branches of a request as sequences that continue the same prompt.

@@ -19,7 +19,7 @@ from runner_engine.attention import (
     Softmax,
     find_kv_page_size,
     register_attention,
-    use_attention,
+    use_attention_function,
     wrap_with_layer_counter,
 )
 from runner_engine.attention.device_attention import should_try_sdpa
@@ -53,7 +53,7 @@ from runner_engine.matmul import (
 )
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.gguf_blocks import GgufLinear
-from runner_engine.recurrent import UnsupportedMixer, create_mixers
+from runner_engine.recurrent import UnsupportedMixer, create_recurrent_layer_mixers
 from runner_engine.sessions import Request
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def infer_and_test_kv_cache_spec(loaded: LoadedModel) -> KvCacheSpec:
     try:
         with torch.inference_mode():
             with _make_gguf_layers_return_zeros(model):
-                mixers = create_mixers(model)
+                mixers = create_recurrent_layer_mixers(model)
                 kept_tokens = find_max_cached_tokens_per_layer(model, ids[None, :2], len(mixers))
                 heads = _infer_kv_cache_spec(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
@@ -239,7 +239,7 @@ def _infer_kv_cache_spec(
     softmaxes: set[bool] = set()
     tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
-    def record_shapes(
+    def record_attention_layer_shape(
         layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -252,12 +252,14 @@ def _infer_kv_cache_spec(
         shapes[layer] = _LayerShape(key.shape[0], query.shape[0], width, key.dtype, key.device)
         softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
         with suppress(UnknownWindow):
-            windows[layer] = masks.find_window(softmax.mask)
+            windows[layer] = masks.find_sliding_window_of_mask(softmax.mask)
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
     positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
-    attend = wrap_with_layer_counter(record_shapes) if has_mixers else record_shapes
-    with record_attention_masks() as masks, use_attention(model, attend, MASK_PROBE):
+    attend = (
+        wrap_with_layer_counter(record_attention_layer_shape) if has_mixers else record_attention_layer_shape
+    )
+    with record_attention_masks() as masks, use_attention_function(model, attend, MASK_PROBE):
         model(input_ids=token_ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers and has_mixers:
@@ -388,7 +390,7 @@ def _is_error_within_prompt_split_noise(
         forward.fused = fused_forward_or_none
         return _compute_test_logits(forward, token_ids, prefix)
 
-    with fused_forward.limit_layers(forward.model, SHALLOW):
+    with fused_forward.limit_forward_to_first_layers(forward.model, SHALLOW):
         shallow = compute_max_logit_error(trial_logits(fused_forward), trial_logits(None))
     expected = trial_logits(None)
     noise = max(

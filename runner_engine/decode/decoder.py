@@ -111,7 +111,7 @@ class Decoder:
         `shares_decode_pass`, from the step that has begun. Sequences whose prompts end here
         become active.
         """
-        self.update_lagging_recurrent_states(kv_store, decoding_sequences)
+        self.catch_up_recurrent_states(kv_store, decoding_sequences)
         steps = [
             TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
             for slot, row in enumerate(decoding_sequences)
@@ -119,7 +119,7 @@ class Decoder:
         logits = prefill_and_score(
             self.forward, kv_store, [*steps, *chunks] if shares_decode_pass else chunks
         )
-        of_decoding = self.ahead.finish_early_step(decoding_sequences)
+        of_decoding = self.ahead.take_early_decode_step_logits(decoding_sequences)
         if of_decoding is None:
             of_decoding, logits = logits[: len(decoding_sequences)], logits[len(decoding_sequences) :]
         for piece in chunks:
@@ -158,7 +158,7 @@ class Decoder:
             )
             self.speculation.record_step(len(new))
             return new
-        self.update_lagging_recurrent_states(kv_store, sequences)
+        self.catch_up_recurrent_states(kv_store, sequences)
         logits = self.ahead.get_step_logits(kv_store, sequences, prefilling_sequences)
         self.stopping.constrain_logits(logits, sequences)
         picked = self.sampler.sample(logits)
@@ -168,7 +168,7 @@ class Decoder:
         self.speculation.record_step(None)
         return list(zip(sequences, tokens, strict=True))
 
-    def update_lagging_recurrent_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
+    def catch_up_recurrent_states(self, kv_store: KvStore, sequences: Sequence[TokenSequence]) -> None:
         """Run the model until the recurrent states of each sequence cover all tokens except the last.
 
         States lag further behind after rejected draft tokens.

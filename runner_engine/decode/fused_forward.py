@@ -75,7 +75,7 @@ class FusedForward:
         return int(self.weights.model.layers)
 
     @contextmanager
-    def limit_layers(self, model: Any, max_layers: int) -> Iterator[None]:
+    def limit_forward_to_first_layers(self, model: Any, max_layers: int) -> Iterator[None]:
         """Context manager that limits forward passes, in C and in PyTorch, to the model's first layers."""
         weights, settings, layers = self.weights, model.config.get_text_config(), self.num_layers
         body, name, own = weights.body, weights.name_of_layers, settings.num_hidden_layers

@@ -31,7 +31,7 @@ class FusedMixers:
         self._attends = [layer.attention is not None for layer in layout.layers]
         self.has_beside = any(layer.beside for layer in layout.layers)
         self.count = len(self._parts)
-        made = [parts.build_struct(at) for at, parts in enumerate(self._parts.values())]
+        made = [parts.build_recurrent_layer_struct(at) for at, parts in enumerate(self._parts.values())]
         self._structures = dict(zip(self._parts, made, strict=True))
         # numbers of a token before and behind the widest
         self.before = max((one.width for one in made), default=0)
@@ -39,7 +39,7 @@ class FusedMixers:
         self._kept: list[Any] = []  # what a pass has the addresses of
         self._kept_channels: list[ChannelsMixer] = []  # what the layers' structures have the addresses of
 
-    def attach_channels(self, layer: int, channels: ChannelsMixer) -> None:
+    def attach_channels_mixer_to_layer(self, layer: int, channels: ChannelsMixer) -> None:
         """Give a Mamba layer's C structure what stands between convolution and recurrence."""
         self._kept_channels.append(channels)
         self._structures[layer].channels = ctypes.addressof(channels)

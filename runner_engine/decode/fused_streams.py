@@ -49,7 +49,7 @@ class FusedStreams:
         self.hidden = layout.norm.weight.numel()
         self._kept: list[Any] = []  # what C has the addresses of
         self._reads_table = False  # C looks up the layers' inputs
-        self._input_starts = _find_input_starts(layout.layers)
+        self._input_starts = _compute_layer_input_offsets(layout.layers)
         shapes = [layer.attention.shape for layer in layout.layers if layer.attention is not None]
         self._shaped_widths = [self.get_projection_widths(shape) for shape in shapes if shape is not None]
         self._rank = max(
@@ -99,7 +99,7 @@ class FusedStreams:
         return {
             "output_scale": layer.output_scale,
             "input": self._input_address(layer.input, self._input_starts[layer_index]),
-            "streams": self._stream_address(layer.streams),
+            "streams": self._build_layer_streams_struct(layer.streams),
         }
 
     def inputs_address(self, keeps_token_ids: bool) -> int | None:
@@ -129,7 +129,7 @@ class FusedStreams:
             )
         )
 
-    def streams_address(self) -> int | None:
+    def build_model_streams_struct(self) -> int | None:
         streams = self.layout.streams
         if streams is None:
             return None
@@ -168,7 +168,7 @@ class FusedStreams:
             )
         )
 
-    def _stream_address(self, layout: StreamLayout | None) -> int | None:
+    def _build_layer_streams_struct(self, layout: StreamLayout | None) -> int | None:
         if layout is None:
             return None
         count, rank = len(layout.router), _count_outputs(layout.narrow)
@@ -191,7 +191,7 @@ class FusedStreams:
         return ctypes.addressof(struct)
 
 
-def _find_input_starts(layers: Sequence[LayerLayout]) -> list[int]:
+def _compute_layer_input_offsets(layers: Sequence[LayerLayout]) -> list[int]:
     """Return where the inputs of each layer begin in a token's row, and the size of the row."""
     starts = [0]
     for layer in layers:

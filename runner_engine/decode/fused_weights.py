@@ -150,7 +150,7 @@ class FusedWeights:
             has_heads_together=get_common_attention_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
             inputs=self.streams.inputs_address(keeps_token_ids=self.unpack_rows is None),
-            streams=self.streams.streams_address(),
+            streams=self.streams.build_model_streams_struct(),
             embedding_scale=self._compute_embedding_scale(layout),
             residual_scale=layout.residual_scale,
             logit_scale=layout.logit_scale,
@@ -176,7 +176,7 @@ class FusedWeights:
         if layer.is_parallel and (norms[1].weight or norms[3].weight):
             raise NotFusable("the MLP runs parallel to attention, and a norm follows both")
         before = (
-            self._build_mixer_fields(layer.mixer, layer_index, layer.mixer_norms)
+            self._build_recurrent_mixer_fields(layer.mixer, layer_index, layer.mixer_norms)
             if layer.mixer
             else self._build_attention_fields(layer, layer_index)
         )
@@ -187,7 +187,7 @@ class FusedWeights:
             after_mlp=norms[3],
             is_parallel=layer.is_parallel,
             beside=self._build_parallel_mixer_struct(layer_index, layer),
-            **self._build_mlp_fields(layer_index, layer),
+            **self._build_mlp_struct_fields(layer_index, layer),
             **self.streams.layer_fields(layer_index, layer),
             **before,
         )
@@ -217,12 +217,12 @@ class FusedWeights:
         self._kept.append(made)
         return ctypes.addressof(made)
 
-    def _attach_channel_products(
+    def _attach_mamba_channel_matrices(
         self, products: ChannelProducts, layer_index: int, norms: tuple[NormLayout | None, ...]
     ) -> None:
         """Give a Mamba layer's C structure the matrices and norms within the mixer."""
         channels, parts = products.to_parts.in_features, products.rank + 2 * products.scan.size
-        self.mixers.attach_channels(
+        self.mixers.attach_channels_mixer_to_layer(
             layer_index,
             ChannelsMixer(
                 scan=products.scan,
@@ -233,15 +233,15 @@ class FusedWeights:
             ),
         )
 
-    def _build_mixer_fields(
+    def _build_recurrent_mixer_fields(
         self, mixer_parts: MixerParts, layer_index: int, mixer_norms: tuple[NormLayout | None, ...]
     ) -> dict[str, Any]:
-        into = self._build_input_matrices(
+        into = self._build_input_projection_array(
             [self._build_matrix_struct(part, self.hidden, part.out_features) for part in mixer_parts.into]
         )
         out = self._build_matrix_struct(mixer_parts.out, mixer_parts.out.in_features, self.hidden)
         if mixer_parts.products is not None:
-            self._attach_channel_products(mixer_parts.products, layer_index, mixer_norms)
+            self._attach_mamba_channel_matrices(mixer_parts.products, layer_index, mixer_norms)
         address = self.mixers.struct_address(layer_index)
         return {"rope": -1, "qkv_count": len(mixer_parts.into), "qkv": into, "out": out, "mixer": address}
 
@@ -294,13 +294,13 @@ class FusedWeights:
             "latent": latent,
             "shape": self.streams.shape_address(attention.shape),
             "qkv_count": len(qkv),
-            "qkv": self._build_input_matrices(qkv),
+            "qkv": self._build_input_projection_array(qkv),
             "out": out,
             "head_experts": self.mixtures.attention_address(layer_index),
-            "kv": heads.layer_formats_for_kernels[heads.store_layer(kv_layer)],
+            "kv": heads.kv_layer_structs_for_kernels[heads.store_layer(kv_layer)],
         }
 
-    def _build_input_matrices(self, matrices: list[Matrix]) -> Any:
+    def _build_input_projection_array(self, matrices: list[Matrix]) -> Any:
         """Return a C array of the input projections of attention or of a recurrent mixer."""
         if (
             len(
@@ -315,7 +315,7 @@ class FusedWeights:
             raise NotFusable("the input projections of attention have different quantizations")
         return _build_matrix_array(matrices, MIXER_MATRICES)
 
-    def _build_mlp_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
+    def _build_mlp_struct_fields(self, layer_index: int, layer: LayerLayout) -> dict[str, Any]:
         mlp = layer.mlp
         if layer_index in self.mixtures.of_layer:
             return self.mixtures.layer_fields(layer_index)

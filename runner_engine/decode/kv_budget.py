@@ -89,7 +89,7 @@ class KvBudget:
         self._with_prompts = room / SEQUENCE_SHARE * COMBINED_SHARE
         return self.tokens > before + before // GROWN
 
-    def is_budget_outdated(self) -> bool:
+    def has_new_memory_measurement(self) -> bool:
         self.memory.measure_free_memory()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
@@ -166,7 +166,7 @@ class KvBudget:
             self.prompts.assign_cached_blocks(sequence.kv, sequence.prompt, sequence.pending_tokens)
         self.prefixes.set_copied_token_count(sequence.kv)
 
-    def allocate_slots(
+    def allocate_kv_slots(
         self,
         queues: SequenceQueues,
         short_sequences: Sequence[TokenSequence],
@@ -189,7 +189,7 @@ class KvBudget:
         to_come = len(queues.waiting)
         cost = self.compute_kv_cost_tokens([self._compute_max_resident_tokens(row) for row in all_rows])
         self._active_tokens = cost
-        if self.prompts.shrink(self.prompt_cache_room):
+        if self.prompts.shrink(self.available_prompt_cache_tokens):
             for row in (*short_sequences, *long_sequences):
                 self.assign_reusable_kv(row)  # the blocks that remain have moved
         self._insert_kv_slots(
@@ -207,13 +207,14 @@ class KvBudget:
             min(max_sequences, len(all_rows) + to_come),
         )
         spare = min(
-            self.tokens - self.prefixes.tokens - cost, self.prompt_cache_room - self.prompts.resident_tokens
+            self.tokens - self.prefixes.tokens - cost,
+            self.available_prompt_cache_tokens - self.prompts.resident_tokens,
         )
         self.own.free_unused(min(cost, max(spare, 0)))
         return self.own
 
     @property
-    def prompt_cache_room(self) -> int:
+    def available_prompt_cache_tokens(self) -> int:
         """Number of tokens that active sequences leave to the prompt cache."""
         active = self._active_tokens / self.share + self.prefixes.tokens + self.conversations.tokens
         return max(int(self._with_prompts - active), 0)
@@ -279,7 +280,12 @@ class KvBudget:
             )
         if sequence.request.recurring and not has_states:
             self.prompts.cache_sequence_blocks(
-                sequence.kv, sequence.prompt, sequence.tokens, self.own, slot, self.prompt_cache_room
+                sequence.kv,
+                sequence.prompt,
+                sequence.tokens,
+                self.own,
+                slot,
+                self.available_prompt_cache_tokens,
             )
 
     def free_slot(self, slot: int, num_sequences: int, has_no_nan: bool) -> None:

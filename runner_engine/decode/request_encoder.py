@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 from runner_base.notes import Note, note
 from runner_base.thinking import find_open_tag
 from runner_engine.checkpoints.resolved_model import ResolvedModel
@@ -102,7 +102,8 @@ class RequestEncoder:
         """
         if request.adapter is not None and request.adapter not in self.adapters:
             raise ConfigError(
-                unknown_choice_message("adapter", request.adapter, self.adapters), code="unknown_choice"
+                format_unknown_choice_message("adapter", request.adapter, self.adapters),
+                code="unknown_choice",
             )
         seen, ids = self.encode_prompt(request)
         if request.branches:
@@ -146,7 +147,7 @@ class RequestEncoder:
         if request.grammar is None:
             return None
         assert self.grammars is not None, "only the encoder of a loaded model can create sequences"
-        return self.grammars.compile_to_grammar_state(request.grammar, is_active)
+        return self.grammars.compile_grammar_to_initial_state(request.grammar, is_active)
 
     def _get_prompt_end(self, prompt: str | Sequence[int]) -> str:
         if isinstance(prompt, str):

@@ -109,7 +109,7 @@ class Scheduler:
             self.stopping.cancel_sequence(row, _elapsed_s(row), events)
         for row in not_decoding:
             self.kv.release_prefixes(row)
-        events += self._remove_finished(ended)
+        events += self._remove_finished_sequences(ended)
         if not self.is_busy:
             self._reset_decoding_state()
         return events
@@ -150,7 +150,7 @@ class Scheduler:
             self.others_waited = False
             return None
         started = time.perf_counter()
-        if self.kv.is_budget_outdated():
+        if self.kv.has_new_memory_measurement():
             self.admission.update_budget()
         entering: list[TokenSequence] = []
         try:
@@ -177,7 +177,7 @@ class Scheduler:
         """
         started, rows = time.perf_counter(), self.rows
         short_sequences.sort(key=lambda row: row.given is not None)
-        own = self.kv.allocate_slots(rows, short_sequences, long_sequences, self.admission.most_rows)
+        own = self.kv.allocate_kv_slots(rows, short_sequences, long_sequences, self.admission.most_rows)
         reading, first = [*rows.reading, *long_sequences], len(rows.active)
         entering = [
             (slot, row)
@@ -246,15 +246,15 @@ class Scheduler:
                 stopped = row
             elif row.thought.forced:
                 stopped = row
-        return events + self._remove_finished(ended)
+        return events + self._remove_finished_sequences(ended)
 
-    def _remove_finished(self, finished: list[TokenSequence]) -> list[Event]:
+    def _remove_finished_sequences(self, finished: list[TokenSequence]) -> list[Event]:
         """Remove finished sequences and return their completions, even if memory runs out."""
         events: list[Event] = []
         problem = None
         try:
             for row in finished:
-                self._remove_active(row)
+                self._remove_active_sequence(row)
         except MEMORY_ERRORS as error:
             problem = error
             self.rows.active = [row for row in self.rows.active if row not in finished]
@@ -264,12 +264,12 @@ class Scheduler:
             events += self._recover_from_oom(problem)
         return events
 
-    def _remove_active(self, sequence: TokenSequence) -> None:
+    def _remove_active_sequence(self, sequence: TokenSequence) -> None:
         """Remove an active sequence. The last active sequence moves to the free slot."""
         active = self.rows.active
         at, last = active.index(sequence), len(active) - 1
         if self.kv.own is not None and (sequence.request.keep or sequence.request.recurring):
-            self.decoder.update_lagging_recurrent_states(self.kv.own, active)
+            self.decoder.catch_up_recurrent_states(self.kv.own, active)
         self.kv.cache_finished_sequence(sequence, at)
         order = list(range(last))
         self.kv.free_slot(at, len(active), has_no_nan=sequence.error is None)

@@ -36,12 +36,12 @@ class SequenceProgress:
         tokens = self.ended_tokens + sum(len(row.tokens) for row in active_sequences)
         usual = tokens / self.ended_rows if self.ended_rows else math.inf
         prompt_s = stats.prefill_s / max(stats.prefill_tokens + stats.shared_tokens, 1)
-        token_s = stats.decode_s / max(stats.decode_tokens, 1)
-        passed_s = prompt_s * self.ended_prompt_tokens + token_s * self.ended_tokens
+        seconds_per_token = stats.decode_s / max(stats.decode_tokens, 1)
+        passed_s = prompt_s * self.ended_prompt_tokens + seconds_per_token * self.ended_tokens
         left_s = 0.0
         for row in active_sequences:
-            passed_s += prompt_s * len(row.prompt) + token_s * len(row.tokens)
-            left_s += token_s * min(usual, row.limit - len(row.tokens))
+            passed_s += prompt_s * len(row.prompt) + seconds_per_token * len(row.tokens)
+            left_s += seconds_per_token * min(usual, row.limit - len(row.tokens))
         mean_s = (passed_s + left_s) / (self.ended_rows + len(active_sequences))
         completed = passed_s / mean_s if mean_s else 0.0
         return (completed - self.ended_rows) / max(active_sequences[0].request.n, 1)

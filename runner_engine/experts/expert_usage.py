@@ -82,7 +82,7 @@ class ExpertUsageCounter:
     def _build_counting_forward(self, layer: _CountedLayer) -> Callable[..., torch.Tensor]:
         forward = layer.forward
 
-        def count_experts_and_forward(*given: Any, **named: Any) -> torch.Tensor:
+        def count_chosen_experts_then_forward(*given: Any, **named: Any) -> torch.Tensor:
             layer.passes += 1
             if len(given[0] if given else named["hidden_states"]) >= MANY or layer.passes % EVERY == 0:
                 self._count_chosen_experts(
@@ -90,7 +90,7 @@ class ExpertUsageCounter:
                 )
             return forward(*given, **named)
 
-        return count_experts_and_forward
+        return count_chosen_experts_then_forward
 
     def after_pass(self, num_tokens: int) -> None:
         """Report expert usage each time the number of processed tokens has doubled."""

@@ -87,7 +87,7 @@ class GrammarCache:
         self._kept: OrderedDict[bytes, _CompiledGrammar] = OrderedDict()  # the latest one last
         self._under_way: dict[bytes, Future[_CompiledGrammar]] = {}
 
-    def compile_to_grammar_state(
+    def compile_grammar_to_initial_state(
         self, grammar: str, is_active: Callable[[], bool] = lambda: True
     ) -> GrammarState:
         """Compile a grammar unless it is cached, and return its initial state.

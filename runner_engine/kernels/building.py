@@ -163,7 +163,7 @@ def _compile_kernel_library(compiler: str, path: Path) -> None:
         if not is_writable_only_by_user(objects[c_file]):
             _run_atomically(objects[c_file], lambda partial: build_compile_command(compiler, c_file, partial))
 
-    with ThreadPoolExecutor(machine.available_cores()) as several:
+    with ThreadPoolExecutor(machine.count_available_cpu_cores()) as several:
         list(several.map(compile_missing, objects))
     try:
         _run_atomically(path, lambda partial: build_link_command(compiler, objects.values(), partial))

@@ -326,7 +326,7 @@ def list_c_constants_in_python() -> dict[str, int]:
         | enums
         | parameters
         | FOR_QUANTIZED
-        | expert_structures.list_expert_constants()
+        | expert_structures.list_c_constants_for_experts()
         | state_structures.NUMBERS
     )
     for name, structure in STRUCTURES.items():

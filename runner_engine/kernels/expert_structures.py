@@ -62,7 +62,7 @@ class Mixture(ctypes.Structure):
 STRUCTURES: dict[str, type[ctypes.Structure]] = {"expert_set": ExpertSet, "mixture": Mixture}
 
 
-def list_expert_constants() -> dict[str, int]:
+def list_c_constants_for_experts() -> dict[str, int]:
     """Return the structure sizes and enum values for experts, by C name."""
     sizes = {
         "EXPERT_PHASES": EXPERT_PHASES,

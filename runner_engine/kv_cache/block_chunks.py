@@ -67,7 +67,7 @@ class BlockChunks:
     def free_block(self, place: int) -> None:
         self._free.append(place)
 
-    def drop_chunks(self, num_kept: int, places: Sequence[int]) -> list[int]:
+    def free_chunks_and_move_blocks(self, num_kept: int, places: Sequence[int]) -> list[int]:
         """Free all chunks but num_kept, and return the new place of each block.
 
         places: all blocks in use. They fit into the chunks that are kept, which are those with the most

@@ -49,7 +49,7 @@ class FirstTokens:
         for old, new in zip(before, self.tensors, strict=True):
             new[:num_used_slots] = old[:num_used_slots]
 
-    def copy_slot_first_tokens(self, source: int, target: int) -> None:
+    def copy_first_tokens_between_slots(self, source: int, target: int) -> None:
         if not self.count:
             return
         self.begins[target] = self.begins[source]

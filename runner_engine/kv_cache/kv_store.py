@@ -89,7 +89,7 @@ class KvCacheSpec:
         return sizes
 
     @cached_property
-    def layer_formats_for_kernels(self) -> Any:
+    def kv_layer_structs_for_kernels(self) -> Any:
         """C array with the storage format and the arena offset of each layer."""
         entries, keys_before, values_before = [], 0, 0
         ends = [
@@ -107,7 +107,7 @@ class KvCacheSpec:
 
     def get_kernel_layer_address(self, layer: int) -> int:
         self.check_layer(layer)
-        return ctypes.addressof(self.layer_formats_for_kernels) + layer * ctypes.sizeof(KvLayer)
+        return ctypes.addressof(self.kv_layer_structs_for_kernels) + layer * ctypes.sizeof(KvLayer)
 
     @property
     def rotation_size(self) -> int:

@@ -85,7 +85,7 @@ class PromptCache:
         while len(self._blocks) > kept_chunks * chunks.chunk_blocks:
             self._evict_oldest_block()
         blocks = list(self._blocks.values())
-        new_places = chunks.drop_chunks(kept_chunks, [block.at for block in blocks])
+        new_places = chunks.free_chunks_and_move_blocks(kept_chunks, [block.at for block in blocks])
         for block, at in zip(blocks, new_places, strict=True):
             block.at = at
         return True

@@ -64,13 +64,13 @@ class MaskRecorder:
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
         window: Window | UnknownWindow | None
         try:
-            window = _detect_window(mask_function, local_size, device)
+            window = _detect_attention_window(mask_function, local_size, device)
         except IndexError:  # the rule needs data of each token, such as whether it is a picture
             window = UnknownWindow()
         self._built.append((mask, window))
         return mask
 
-    def find_window(self, mask: torch.Tensor | None) -> Window | None:
+    def find_sliding_window_of_mask(self, mask: torch.Tensor | None) -> Window | None:
         """Return the sliding window of a recorded mask, or None if all earlier tokens are visible.
 
         Raises UnknownWindow if the mask was not built here.
@@ -122,7 +122,7 @@ def _build_visibility_mask(rule: MaskRule, queries: torch.Tensor, keys: torch.Te
     return seen.expand(1, 1, len(queries), len(keys))[0, 0]
 
 
-def _detect_window(rule: MaskRule, size: int | None, device: torch.device | str) -> Window | None:
+def _detect_attention_window(rule: MaskRule, size: int | None, device: torch.device | str) -> Window | None:
     around = size or 64
     places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
     queries = torch.tensor(sorted(place for place in places if place >= 0))

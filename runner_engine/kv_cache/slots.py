@@ -129,7 +129,7 @@ class SlotStore(KvStore):
     def read_stored_kv(self, layer: int, slot: int, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.keys[layer][slot, :, :num_positions], self.values[layer][slot, :, :num_positions]
 
-    def read_slots(
+    def read_kv_slots(
         self, layer: int, slots: slice | torch.Tensor, num_positions: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the decoded keys and values [slot, KVH, positions, D] of several slots."""
@@ -196,4 +196,4 @@ class SlotStore(KvStore):
         for tensor in (*self.keys, *self.values):
             tensor[target_slot, :, :places] = tensor[source_slot, :, :places]
         self.filled[target_slot] = max(self.filled[target_slot], places)
-        self.first.copy_slot_first_tokens(source_slot, target_slot)
+        self.first.copy_first_tokens_between_slots(source_slot, target_slot)

@@ -19,7 +19,7 @@ from runner_base import MIB, ConfigError, FinishReason, machine, report_step
 from runner_base.notes import Note, note, text_note
 from runner_base.processor import parse_disabled_cpu_features
 from runner_engine.attention import device_attention, shared_attention
-from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.mixture import compute_checkpoint_expert_mixture_size
 from runner_engine.checkpoints.prompt_cache_size import compute_prompt_cache_limit_mib
 from runner_engine.checkpoints.published_settings import build_published_settings_notes
 from runner_engine.checkpoints.resolved_model import ResolvedModel
@@ -184,7 +184,7 @@ class LocalEngine:
         return count_flop_and_bytes_per_token(
             self.loaded,
             self.spec.generation.kv_cache_config,
-            compute_checkpoint_mixture_size(self._resolved.files),
+            compute_checkpoint_expert_mixture_size(self._resolved.files),
         )
 
     def close(self) -> None:
@@ -429,7 +429,7 @@ class LocalSession(Session):
                 events += decoder.cancel_requests(cancelled)
         if self.branches:
             events.append(
-                branches.decode_branches(
+                branches.decode_request_branches(
                     self.loaded, self.branches.popleft(), self.engine.stats, self.stopping
                 )
             )

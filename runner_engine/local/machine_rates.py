@@ -142,7 +142,7 @@ def measure_memory_read_gb_per_s(device: torch.device) -> float:
 
     Two operations are tried, and the faster one counts.
     """
-    size = (choose_cpu_read_mib() if device.type == "cpu" else READ_MIB[device.type]) * MIB
+    size = (choose_cpu_bandwidth_test_mib() if device.type == "cpu" else READ_MIB[device.type]) * MIB
     if (
         device.type == "cpu"
     ):  # not from the allocator: this much memory would change the addresses of later tensors
@@ -155,7 +155,7 @@ def measure_memory_read_gb_per_s(device: torch.device) -> float:
     return _measure_read_gb_per_s(torch.ones(size // 4, device=device, dtype=torch.float32), device)
 
 
-def choose_cpu_read_mib(folder: Path = CPU_FOLDER) -> int:
+def choose_cpu_bandwidth_test_mib(folder: Path = CPU_FOLDER) -> int:
     """Return how many MiB to read for a bandwidth: four times the last caches of all cores.
 
     Reading more gives the same bandwidth, and is memory that a job with this model does not need.

@@ -16,8 +16,8 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_backend_choice_from_decision,
     build_tile_batch_size_note,
-    describe_backend_decision,
     read_forced_backend,
 )
 from runner_engine.matmul.backend_selection import (
@@ -75,7 +75,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "BackendCandidate",  # one of them, with its trial
     "BackendBenchmark",  # how the fastest is found
     "BackendChoice",  # the way that is used, with a fact and a note
-    "describe_backend_decision",  # the choice that was decided on, with the fact and the note on it
+    "build_backend_choice_from_decision",  # the choice that was decided on, with the fact and the note on it
     "BackendNaming",  # how facts and notes speak of the ways
     "build_tile_batch_size_note",  # from how many rows on tiles are used
     "read_forced_backend",  # the way that a variable forces

@@ -36,7 +36,7 @@ class BackendNaming:
     remark: Note | None = None  # for the facts
 
 
-def describe_backend_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
+def build_backend_choice_from_decision(decision: BackendDecision, naming: BackendNaming) -> BackendChoice:
     left_out = tuple(
         note("way_left_out", way=way, is_attention=naming.is_attention, how=how)
         for way, how in decision.differences.items()

@@ -32,8 +32,8 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_backend_choice_from_decision,
     build_tile_batch_size_note,
-    describe_backend_decision,
     read_forced_backend,
 )
 from runner_engine.matmul.int8_dynamic import quantizes_activations
@@ -146,7 +146,7 @@ def choose_backend_for_shapes(
         MatmulBackend.plain: lambda _: note("torch_unpacked"),
     }
 
-    def build_candidate(backend: MatmulBackend) -> BackendCandidate:
+    def build_backend_candidate(backend: MatmulBackend) -> BackendCandidate:
         problem = problems[backend]
         if problem is not None and problem.code in WRONG_RESULTS:
             return BackendCandidate(backend, None, lambda: problem)
@@ -169,7 +169,7 @@ def choose_backend_for_shapes(
             for way in makers
         }
 
-    candidates = [build_candidate(way) for way in MatmulBackend if problems[way] or way in left]
+    candidates = [build_backend_candidate(way) for way in MatmulBackend if problems[way] or way in left]
     decision = select_backend(
         candidates, wanted, BackendBenchmark(load_timings, _find_fastest_backend, FEWEST_TILE_ROWS)
     )
@@ -178,7 +178,7 @@ def choose_backend_for_shapes(
         if parse_disabled_cpu_features()
         else None
     )
-    return describe_backend_decision(decision, BackendNaming(named, FORCED, remark=remark))
+    return build_backend_choice_from_decision(decision, BackendNaming(named, FORCED, remark=remark))
 
 
 def _find_fastest_backend(timings: BackendTimings) -> tuple[str, int]:
@@ -263,7 +263,7 @@ def choose_backend_for_unpacked_weights(model: nn.Module, kernels: Kernels | Non
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, nn.Linear) and is_unpacked_to_bfloat16(module)
+        if isinstance(module, nn.Linear) and unpacks_weights_to_bfloat16(module)
     ]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
@@ -272,7 +272,7 @@ def choose_backend_for_unpacked_weights(model: nn.Module, kernels: Kernels | Non
     return choice if choice.way == MatmulBackend.tiles else None
 
 
-def is_unpacked_to_bfloat16(layer: nn.Linear) -> bool:
+def unpacks_weights_to_bfloat16(layer: nn.Linear) -> bool:
     """Whether the kernels unpack a layer's weights to bfloat16.
 
     They do so if the layer's activations are not quantized.

@@ -178,7 +178,7 @@ def _pack_panels(rows: torch.Tensor, block_type: BlockType, result: torch.Tensor
     """Pack blocks, uint8 [panels, outputs of a panel, blocks, bytes], to [panels, blocks, bytes]."""
     at, outputs = 0, rows.shape[1]
 
-    def take_room(num_bytes: int, dtype: torch.dtype) -> torch.Tensor:
+    def reserve_next_output_bytes(num_bytes: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the next bytes of each output as [panels, blocks, numbers, outputs]."""
         nonlocal at
         room = result[..., at : at + num_bytes * outputs].view(dtype)
@@ -192,17 +192,21 @@ def _pack_panels(rows: torch.Tensor, block_type: BlockType, result: torch.Tensor
             codes.append(pack_interleaved_codes(parts.bits >> block_type.low, block_type.high))
         fours = [code.contiguous().view(torch.int32).squeeze(-1) for code in codes]
         for numbers in (parts.scales.contiguous().view(torch.int16), parts.of_parts, *fours):
-            take_room(numbers.shape[-1] * numbers.itemsize, numbers.dtype).copy_(numbers.permute(0, 2, 3, 1))
+            reserve_next_output_bytes(numbers.shape[-1] * numbers.itemsize, numbers.dtype).copy_(
+                numbers.permute(0, 2, 3, 1)
+            )
         return
     scales = rows[..., block_type.scales_at : block_type.scales_at + 2 * block_type.scales]
-    take_room(scales.shape[-1], torch.int16).copy_(scales.view(torch.int16).permute(0, 2, 3, 1))
+    reserve_next_output_bytes(scales.shape[-1], torch.int16).copy_(
+        scales.view(torch.int16).permute(0, 2, 3, 1)
+    )
     if block_type.take_parts is not None:
         of_parts = block_type.take_parts(rows)
-        take_room(of_parts.shape[-1], torch.uint8).copy_(of_parts.permute(0, 2, 3, 1))
+        reserve_next_output_bytes(of_parts.shape[-1], torch.uint8).copy_(of_parts.permute(0, 2, 3, 1))
     for plane, bits in zip(block_type.planes, (block_type.low, block_type.high), strict=False):
         num_bytes = block_type.inputs * bits // 8
         stored = rows[..., plane.at : plane.at + num_bytes]
-        interleave_bit_plane(stored, bits, plane.run, take_room(num_bytes, torch.int32))
+        interleave_bit_plane(stored, bits, plane.run, reserve_next_output_bytes(num_bytes, torch.int32))
 
 
 # what is wrong with products, by type of blocks, inputs, byte rows and from how many rows on tiles

@@ -25,7 +25,7 @@ from runner_engine.matmul.layer_weights import QuantizedWeights, multiply_with_k
 from runner_engine.matmul.library_layers import (
     PANEL,
     is_bias_absent_or_dtype,
-    require_kernels,
+    require_kernels_for_layer,
     require_layer_matches_reference,
     run_first_forward,
 )
@@ -34,12 +34,12 @@ INPUTS_AT_ONCE = 32  # share a scale at least: as in kernels/matrices.h
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    kernels, own = require_kernels(layer, resources), layer.forward
+    kernels, own = require_kernels_for_layer(layer, resources), layer.forward
     run_first_forward(layer, resources)
     if is_packed_for_cpu(layer):
         weights, forward = _build_matmul_on_packed_weights(layer, resources, kernels)
     else:
-        weights, forward = _build_matmul_on_stored_weights(layer, kernels)
+        weights, forward = _build_forward_using_stored_weights(layer, kernels)
     require_layer_matches_reference(layer, forward, own, resources)
     return LayerReplacement(forward, weights)
 
@@ -90,7 +90,7 @@ def _build_matmul_on_packed_weights(
     return weights, forward
 
 
-def _build_matmul_on_stored_weights(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
+def _build_forward_using_stored_weights(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]:
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     own, stored, state = layer.forward, layer.weight, layer.weight.quant_state

@@ -227,7 +227,7 @@ def pack_grouped_weights(
         sides.append(torch.cat(planes, dim=2))
         missing = (end - begin) * outputs_per_block - (last - first)
         result[begin:end] = torch.cat(
-            [_interleave_outputs(side, missing, outputs_per_block) for side in sides], dim=1
+            [_interleave_block_outputs_bytewise(side, missing, outputs_per_block) for side in sides], dim=1
         )
     return result
 
@@ -253,7 +253,7 @@ def replace_tensors_by_packed_blocks(layer: GroupedLinear, weights: GroupedWeigh
     layer.set_stored_tensors(panels, {"panels": weights.weight.view(torch.int32)})
 
 
-def _interleave_outputs(
+def _interleave_block_outputs_bytewise(
     output_bytes: torch.Tensor, num_padding_outputs: int, outputs_per_block: int
 ) -> torch.Tensor:
     """Interleave the outputs of each packed block bytewise: uint8 [packed blocks, bytes]."""

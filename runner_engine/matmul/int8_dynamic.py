@@ -25,7 +25,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     list_supported_dtypes,
     move_unmapped_weight_to_huge_pages,
-    require_kernels,
+    require_kernels_for_layer,
     require_layer_matches_reference,
 )
 
@@ -71,7 +71,7 @@ def find_rejection_reason(layer: Any) -> Note | None:
 
 
 def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    require_kernels(layer, resources)
+    require_kernels_for_layer(layer, resources)
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
     stored = layer.weight

@@ -26,8 +26,8 @@ from runner_engine.matmul.autotune import (
 from runner_engine.matmul.backend_choice import (
     BackendChoice,
     BackendNaming,
+    build_backend_choice_from_decision,
     build_tile_batch_size_note,
-    describe_backend_decision,
 )
 from runner_engine.matmul.backend_selection import FORCED, VECTORS, MatmulBackend, read_forced_matmul_backend
 from runner_engine.matmul.int8_dynamic import quantizes_activations
@@ -118,7 +118,7 @@ def choose_int8_backend_for_shapes(shapes: Collection[Shape], kernels: Kernels) 
         TILES: lambda tile_rows: build_tile_batch_size_note(tile_rows, "VNNI"),
         VECTORS: lambda _: note("vnni"),
     }
-    return describe_backend_decision(decision, BackendNaming(named, FORCED))
+    return build_backend_choice_from_decision(decision, BackendNaming(named, FORCED))
 
 
 def _time_int8_backends(shape: Shape, kernels: Kernels, deadline: float) -> BackendTimings:

@@ -13,7 +13,7 @@ from runner_engine.matmul.layer_replacement import KernelResources
 from runner_engine.models.gguf_blocks import GgufEmbedding
 
 
-def collect_kernel_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
+def create_kernel_resources(model: nn.Module, heap: HeapTrimmer) -> KernelResources:
     kernels = native.load_kernels()
     dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     of_bytes, unpacked = (

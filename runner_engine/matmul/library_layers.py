@@ -19,7 +19,7 @@ TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % o
 PANEL = 32  # outputs; 4-bit weights must be whole panels
 
 
-def require_kernels(layer: nn.Linear, resources: KernelResources) -> Kernels:
+def require_kernels_for_layer(layer: nn.Linear, resources: KernelResources) -> Kernels:
     resources.heap.release_freed_memory_if_grown()
     if resources.kernels is None:
         raise UnsupportedLayer(note("needs_compiler"))

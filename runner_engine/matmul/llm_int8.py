@@ -27,7 +27,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     list_supported_dtypes,
     move_unmapped_weight_to_huge_pages,
-    require_kernels,
+    require_kernels_for_layer,
     require_layer_matches_reference,
     run_first_forward,
 )
@@ -37,7 +37,7 @@ OF_WEIGHT = 7.874015718698502e-3
 
 
 def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
-    require_kernels(layer, resources)
+    require_kernels_for_layer(layer, resources)
     run_first_forward(layer, resources)
     state, stored, bias = layer.state, layer.state.CB, layer.bias
     if (

@@ -16,7 +16,7 @@ from torch import nn
 from runner_base.notes import note
 from runner_engine.devices.heap import HeapTrimmer
 from runner_engine.matmul.backend_selection import has_linear_class
-from runner_engine.matmul.kernel_resources import collect_kernel_resources
+from runner_engine.matmul.kernel_resources import create_kernel_resources
 from runner_engine.matmul.layer_replacement import (
     LayerReplacement,
     LayerReplacer,
@@ -41,7 +41,7 @@ class QuantizedLayers:
         self.left: list[nn.Linear] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._others: list[nn.Module] = []  # that no pass in a single call reads as a matrix
-        self._means = collect_kernel_resources(model, heap)
+        self._means = create_kernel_resources(model, heap)
         self.notes = self._means.notes
         for layer in model.modules():
             if isinstance(layer, nn.Linear):

@@ -19,7 +19,7 @@ from runner_engine.matmul.library_layers import (
     build_kernel_forward,
     is_bias_absent_or_dtype,
     move_unmapped_weight_to_huge_pages,
-    require_kernels,
+    require_kernels_for_layer,
     require_layer_matches_reference,
     run_first_forward,
 )
@@ -32,7 +32,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     """
     if int8_dynamic.quantizes_activations(layer):
         return int8_dynamic.build_replacement(layer, resources)
-    require_kernels(layer, resources)
+    require_kernels_for_layer(layer, resources)
     run_first_forward(layer, resources)
     own, stored = layer.forward, layer.weight
     weights = _build_int8_kernel_weights(layer, resources)

@@ -40,7 +40,7 @@ def _dequantize_weights(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     return unpacked.to(dtype)
 
 
-def _does_round_activations(layer: nn.Module) -> bool:
+def _rounds_activations_to_8_bits(layer: nn.Module) -> bool:
     """Whether a layer rounds its activations to 8 bits.
 
     False for the wrapper of an adapter around the layer.
@@ -55,7 +55,7 @@ def _is_llm_int8(layer: Any) -> bool:
 
 
 def find_rounding_layers(model: nn.Module) -> dict[str, Any]:
-    return {name: layer for name, layer in model.named_modules() if _does_round_activations(layer)}
+    return {name: layer for name, layer in model.named_modules() if _rounds_activations_to_8_bits(layer)}
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def disable_activation_rounding(model: nn.Module) -> Iterator[SharesByLayer]:
     layers, shares = find_rounding_layers(model), SharesByLayer()
     replaced = {name: vars(layer).get("forward") for name, layer in layers.items()}
     for name, layer in layers.items():
-        layer.forward = _build_unrounded_forward(name, layer, shares)
+        layer.forward = _build_forward_without_activation_rounding(name, layer, shares)
     try:
         yield shares
     finally:
@@ -77,7 +77,7 @@ def disable_activation_rounding(model: nn.Module) -> Iterator[SharesByLayer]:
                 layer.forward = before
 
 
-def _build_unrounded_forward(
+def _build_forward_without_activation_rounding(
     layer_name: str, layer: Any, rounded_to_zero_shares: SharesByLayer
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     in_one_scale = int8_dynamic.quantizes_activations(layer)

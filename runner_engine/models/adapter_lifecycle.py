@@ -56,7 +56,7 @@ def apply_adapter(base: LoadedModel, resolved: ResolvedModel) -> LoadedModel:
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
     loaded.add_metrics_and_facts(inventory.describe_adapter(spec.lora, report))
-    loaded.add_metrics_and_facts(inventory.describe_weight_bytes(loaded.bytes_by_dtype))
+    loaded.add_metrics_and_facts(inventory.summarize_weight_bytes_by_dtype(loaded.bytes_by_dtype))
     loaded.metrics |= inventory.measure_memory_in_use_mib(loaded.metrics)
     log.info("loaded model:\n%s", format_summary(loaded.metrics, loaded.facts), extra=IN_TABLE)
     return loaded

@@ -12,7 +12,7 @@ from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.models.base_report import fill_base_model_report
 from runner_engine.models.build_lock import forbid_concurrent_builds
 from runner_engine.models.load_target import find_input_device, resolve_load_target
-from runner_engine.models.load_tokenizer import load_checked_tokenizer
+from runner_engine.models.load_tokenizer import load_and_check_tokenizer
 from runner_engine.models.loaded_model import LoadedModel
 from runner_engine.models.loading import create_loading_backend, load_weights
 from runner_engine.models.rope import rope_application as rope_room
@@ -34,7 +34,7 @@ def load_base_model(resolved: ResolvedModel) -> LoadedModel:
     target = resolve_load_target(plan_model_load(resolved))
     way = create_loading_backend(target)
     arguments = way.prepare_arguments()
-    tokenizer, of_tokenizer = load_checked_tokenizer(resolved.files)
+    tokenizer, of_tokenizer = load_and_check_tokenizer(resolved.files)
     with report_step(f"loading {resolved.files.path.name}"):
         model, of_weights = load_weights(way, arguments)
     rope_room.patch_rope(model, resolved.spec.rope)

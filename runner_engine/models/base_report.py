@@ -7,7 +7,7 @@ import logging
 from runner_base import ConfigError, machine
 from runner_base.console import IN_TABLE
 from runner_engine.checkpoints.gguf_file import read_gguf_header
-from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.mixture import compute_checkpoint_expert_mixture_size
 from runner_engine.checkpoints.resolved_model import ResolvedModel, count_weight_file_nbytes
 from runner_engine.models import gguf_blocks, inventory
 from runner_engine.models.grouped_linear import count_weights_beyond_stored_elements
@@ -52,14 +52,14 @@ def fill_base_model_report(base: LoadedModel, resolved: ResolvedModel) -> None:
             )
         }
     )
-    base.notes += rope_room.collect_rope_notes(settings, spec.rope)
+    base.notes += rope_room.make_dynamic_rope_notes(settings, spec.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": inventory.describe_devices(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         **rope_facts,
     }
-    if (mixture := compute_checkpoint_mixture_size(files)) is not None:
+    if (mixture := compute_checkpoint_expert_mixture_size(files)) is not None:
         base.metrics["active_parameters"] = mixture.active_parameters
         base.facts["experts"] = str(mixture)
     for one in base.notes:

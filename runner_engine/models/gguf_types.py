@@ -116,7 +116,7 @@ def _split_q8_0_blocks(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :2], blocks[..., :0], blocks[..., 2:])
 
 
-def _take_q2_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+def _extract_q2_k_subblock_scales(blocks: torch.Tensor) -> torch.Tensor:
     return blocks[..., :16]
 
 
@@ -124,12 +124,12 @@ def _split_q2_k_blocks(blocks: torch.Tensor) -> BlockParts:
     bits, scales = blocks[..., 16:80], blocks[..., 80:]
     return BlockParts(
         scales,
-        _take_q2_k_parts(blocks),
+        _extract_q2_k_subblock_scales(blocks),
         _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3),
     )
 
 
-def _take_q3_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+def _extract_q3_k_subblock_scales(blocks: torch.Tensor) -> torch.Tensor:
     lower = _unpack_nibbles(blocks[..., 96:104])
     upper = _extract_bits(blocks[..., 104:108], (0, 2, 4, 6), 3).flatten(-2)
     return (lower | upper << 4) - 32
@@ -139,7 +139,7 @@ def _split_q3_k_blocks(blocks: torch.Tensor) -> BlockParts:
     high, bits, scale = blocks[..., :32], blocks[..., 32:96], blocks[..., 108:]
     low = _extract_bits(split_last_dim(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
     third = _extract_bits(high, tuple(range(8)), 1).flatten(-2)
-    return BlockParts(scale, _take_q3_k_parts(blocks), low | third << 2)
+    return BlockParts(scale, _extract_q3_k_subblock_scales(blocks), low | third << 2)
 
 
 def _unpack_scales_and_minima(blocks: torch.Tensor) -> torch.Tensor:
@@ -165,17 +165,17 @@ def _split_q5_k_blocks(blocks: torch.Tensor) -> BlockParts:
     return BlockParts(blocks[..., :4], _unpack_scales_and_minima(blocks), bits | fifth << 4)
 
 
-def _take_q6_k_parts(blocks: torch.Tensor) -> torch.Tensor:
+def _extract_q6_k_subblock_scales(blocks: torch.Tensor) -> torch.Tensor:
     return blocks[..., 192:208]
 
 
 def _split_q6_k_blocks(blocks: torch.Tensor) -> BlockParts:
     low = _extract_bits(split_last_dim(blocks[..., :128], 2, 64), (0, 4), 15).flatten(-3)
     high = _extract_bits(split_last_dim(blocks[..., 128:192], 2, 32), (0, 2, 4, 6), 3).flatten(-3)
-    return BlockParts(blocks[..., 208:], _take_q6_k_parts(blocks), low | high << 4)
+    return BlockParts(blocks[..., 208:], _extract_q6_k_subblock_scales(blocks), low | high << 4)
 
 
-def _take_iq4_xs_parts(blocks: torch.Tensor) -> torch.Tensor:
+def _extract_iq4_xs_subblock_scales(blocks: torch.Tensor) -> torch.Tensor:
     upper = _extract_bits(blocks[..., 2:4], (0, 2, 4, 6), 3).transpose(-1, -2).flatten(-2)
     lower = _extract_bits(blocks[..., 4:8], (0, 4), 15).transpose(-1, -2).flatten(-2)
     return (lower | upper << 4) - 32
@@ -183,7 +183,7 @@ def _take_iq4_xs_parts(blocks: torch.Tensor) -> torch.Tensor:
 
 def _split_iq4_xs_blocks(blocks: torch.Tensor) -> BlockParts:
     bits = _unpack_nibbles(split_last_dim(blocks[..., 8:], 8, 16)).flatten(-2)
-    return BlockParts(blocks[..., :2], _take_iq4_xs_parts(blocks), bits)
+    return BlockParts(blocks[..., :2], _extract_iq4_xs_subblock_scales(blocks), bits)
 
 
 def _split_mxfp4_blocks(blocks: torch.Tensor) -> BlockParts:
@@ -215,11 +215,25 @@ TYPES = {
     "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_split_function(True, True), scales=2),
     "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks, planes=(BitPlane(2, 32),)),
     "Q2_K": BlockType(
-        *(10, 256, 84, 2, 0, 16, 0, _split_q2_k_blocks, False, 80, 2, (BitPlane(16, 32),), _take_q2_k_parts)
+        *(
+            10,
+            256,
+            84,
+            2,
+            0,
+            16,
+            0,
+            _split_q2_k_blocks,
+            False,
+            80,
+            2,
+            (BitPlane(16, 32),),
+            _extract_q2_k_subblock_scales,
+        )
     ),
     "Q3_K": BlockType(
         *(11, 256, 110, 2, 1, 16, 4, _split_q3_k_blocks, True, 108, 1),
-        *((BitPlane(32, 32), BitPlane(0, 32)), _take_q3_k_parts),
+        *((BitPlane(32, 32), BitPlane(0, 32)), _extract_q3_k_subblock_scales),
     ),
     "Q4_K": BlockType(
         *(12, 256, 144, 4, 0, 32, 0, _split_q4_k_blocks, False, 0, 2, (BitPlane(16, 32),)),
@@ -231,13 +245,14 @@ TYPES = {
     ),
     "Q6_K": BlockType(
         *(14, 256, 210, 4, 2, 16, 32, _split_q6_k_blocks, True, 208, 1),
-        *((BitPlane(0, 64), BitPlane(128, 32)), _take_q6_k_parts),
+        *((BitPlane(0, 64), BitPlane(128, 32)), _extract_q6_k_subblock_scales),
     ),
     "IQ4_NL": BlockType(
         20, 32, 18, 4, 0, 32, 0, _build_block32_split_function(False, False), planes=(BitPlane(2, 16),)
     ),
     "IQ4_XS": BlockType(
-        *(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True, 0, 1, (BitPlane(8, 16),)), _take_iq4_xs_parts
+        *(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True, 0, 1, (BitPlane(8, 16),)),
+        _extract_iq4_xs_subblock_scales,
     ),
     "MXFP4": BlockType(39, 32, 17, 4, 0, 32, 0, _split_mxfp4_blocks),
 }

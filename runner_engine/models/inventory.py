@@ -128,7 +128,9 @@ def report_quantized_layers(
     metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
     metrics |= {"quantized_share_of_bytes": reached.of_bytes or 0.0}
     metrics |= (
-        {"quantized_share_of_wanted": reached.quantized_fraction_among_requested} if reached.named else {}
+        {"quantized_share_of_wanted": reached.quantized_fraction_of_requested_parameters}
+        if reached.named
+        else {}
     )
     facts = {
         "quantized": words,
@@ -194,7 +196,7 @@ def _build_merge_notes(adapter: AdapterConfig) -> list[Note]:
     return [order if is_auto else note("added_in", how=order, dtype=adapter.merge_dtype.value)]
 
 
-def describe_weight_bytes(bytes_by_dtype: Counter[str]) -> MetricsAndFacts:
+def summarize_weight_bytes_by_dtype(bytes_by_dtype: Counter[str]) -> MetricsAndFacts:
     sizes = {name: size / machine.MIB for name, size in sorted(bytes_by_dtype.items())}
     metrics = {"weight_mib": sum(sizes.values())} | {
         f"weight_mib/{name}": size for name, size in sizes.items()

@@ -42,7 +42,7 @@ def load_tokenizer(config_entry: str, path: Path, trust_remote_code: bool = Fals
     return tokenizer
 
 
-def load_checked_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
+def load_and_check_tokenizer(files: ModelFiles) -> tuple[Any, list[Note]]:
     """Load a model's tokenizer. Also returns a note if the model lacks embeddings for some of its tokens."""
     model = files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", files.path, model.trust_remote_code)

@@ -71,7 +71,7 @@ def load_mtp_head(model: Any, resolved: ResolvedModel) -> Any:
     weights = _read_and_rename_tensors(tensors.items())
     norms = {name: weights.pop(name) for name in JOINING}
     body = model.get_decoder()
-    head = _build_head_model(model, weights, resolved)
+    head = _build_mtp_head_model(model, weights, resolved)
     device = next(body.layers[-1].parameters()).device
     joined = MtpEmbedding(model.get_input_embeddings(), head.get_decoder().norm)
     found = joined.load_state_dict(norms, strict=False)
@@ -89,7 +89,7 @@ def count_mtp_head_nbytes(head: Any) -> int:
     return sum(tensor.nbytes for tensor in head.parameters() if id(tensor) not in theirs)
 
 
-def _build_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
+def _build_mtp_head_model(model: Any, head_weights: dict[str, torch.Tensor], resolved: ResolvedModel) -> Any:
     """Build a one-layer model with the weights of the MTP head. Its tiny embedding is replaced later."""
     whole = model.config.get_text_config()
     settings = copy.deepcopy(whole)

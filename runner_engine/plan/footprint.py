@@ -167,7 +167,7 @@ class Footprint:
         return max(self._phase_mib().values())
 
     @property
-    def peak_memory_parts(self) -> PeakParts:
+    def peak_memory_breakdown(self) -> PeakParts:
         """The parts of the peak memory, in the phase in which the peak occurs."""
         phases = self._phase_mib()
         phase = max(phases, key=phases.__getitem__)
@@ -188,7 +188,7 @@ class Footprint:
             Phase.load: self.load_mib,
         }
 
-    def combine_with(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
+    def combine_with_second_model(self, second_model: Footprint, waiting_bytes: int) -> Footprint:
         """Combine the footprints of two loaded models, of which only one runs at a time."""
         parts = self.weights | second_model.weights
         weights = {part: self.weights.get(part, 0) + second_model.weights.get(part, 0) for part in parts}
@@ -239,7 +239,7 @@ def predict_planned_footprint(
             footprint = None
         else:
             guessing = _estimate_draft_pass_cost(of_draft, alone, footprint)
-            footprint = replace(footprint.combine_with(alone, 0), draft=guessing)
+            footprint = replace(footprint.combine_with_second_model(alone, 0), draft=guessing)
     if footprint is None or resolved.second is None:
         return footprint
     second = plan_model_load(resolved.second)
@@ -248,7 +248,7 @@ def predict_planned_footprint(
     other = _predict_single_model_footprint(second, workload, free_mib)
     vocabulary = read_layer_dimensions(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * compute_max_queued_distributions(vocabulary)
-    return None if other is None else footprint.combine_with(other, waiting_bytes)
+    return None if other is None else footprint.combine_with_second_model(other, waiting_bytes)
 
 
 def _estimate_draft_pass_cost(
@@ -304,13 +304,13 @@ def _predict_single_model_footprint(
     in_blocks = held.own_layers is OwnLayers.blocks
     are_groups = held.own_layers is OwnLayers.groups or own_layers == {OwnLayers.made_groups}
 
-    def compute_pass_nbytes(pass_shape: PassShape) -> int:
+    def estimate_forward_pass_nbytes(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
         may_round_rows = held.describe_matmul_costs(dtype_bytes).may_round_rows
         if not may_round_rows and (in_blocks or (are_groups and by_panels)):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
-            most = compute_quantized_workspace_nbytes(positions, width, machine.available_cores())
+            most = compute_quantized_workspace_nbytes(positions, width, machine.count_available_cpu_cores())
         else:
             most = positions * width * max(one.cpu_pass_bytes for one in products) * (device == "cpu")
         return most + estimate_activation_nbytes(shape, dtype_bytes, pass_shape)
@@ -323,8 +323,8 @@ def _predict_single_model_footprint(
         else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
     reading = replace(reading, sampled_bytes=drawing)
-    prefill = compute_pass_nbytes(reading)
-    decode = compute_pass_nbytes(PassShape(rows, 1, context * eager, drawing))
+    prefill = estimate_forward_pass_nbytes(reading)
+    decode = estimate_forward_pass_nbytes(PassShape(rows, 1, context * eager, drawing))
     if device == "cuda" and plan.uses_scheduler and new_tokens > 1:
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.kv_cache_config.is_quantized
         spans = () if by_length else (prompt_tokens, context)
@@ -366,7 +366,7 @@ def _predict_single_model_footprint(
     if merging is not None:
         others = sum(tensor.num_elements for tensor in files.tensors) - merging.numbers
         plain_bytes = 0 if plan.is_mapped else others * dtype_bytes
-        load_bytes = max(load_bytes, merging.estimate_peak_nbytes(load_bytes, plain_bytes))
+        load_bytes = max(load_bytes, merging.estimate_merge_peak_nbytes(load_bytes, plain_bytes))
     return replace(
         plain,
         prefill_activation_bytes=prefill + int(PASS_MIB * MIB),

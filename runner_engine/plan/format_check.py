@@ -41,7 +41,7 @@ def check_checkpoint_format(resolved: ResolvedModel) -> None:
             )
         for choice in resolved.spec.layer_mix.quantizing_configs:
             choice.require_packages()
-        _check_layer_patterns(resolved)
+        _check_quantization_layer_patterns(resolved)
         check_planned_quantized_share(resolved)
         return
     if wanted.is_mixed:
@@ -136,7 +136,7 @@ def _check_gguf_quantization(
         )
 
 
-def _check_layer_patterns(resolved: ResolvedModel) -> None:
+def _check_quantization_layer_patterns(resolved: ResolvedModel) -> None:
     """Raise ConfigError if a pattern matches no layer, or if model.device_map conflicts with
     per-layer quantization.
     """
@@ -153,7 +153,7 @@ def _check_layer_patterns(resolved: ResolvedModel) -> None:
         )
     if tensors := files.tensors_with_split_experts:  # other files are only checked when they are loaded
         layers, heads = find_linear_layers(tensors, files.text_settings, files.fuses_experts)
-        mix.check_patterns_match_layers(layers, heads or [HEAD], is_head_tied=not heads)
+        mix.check_quantization_patterns_match_layers(layers, heads or [HEAD], is_head_tied=not heads)
 
 
 def check_planned_quantized_share(resolved: ResolvedModel) -> None:

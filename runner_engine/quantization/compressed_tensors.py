@@ -19,9 +19,9 @@ class CompressedTensorsConfig(GroupedConfig):
     @classmethod
     def matches_config(cls, stored_config: dict[str, Any]) -> bool:
         """Whether every layer group in a quantization_config has this format."""
-        return stored_config.get("quant_method") == cls.method and list_group_formats(stored_config) == {
-            cls.form
-        }
+        return stored_config.get("quant_method") == cls.method and list_layer_group_formats(
+            stored_config
+        ) == {cls.form}
 
     @classmethod
     def find_unsupported_variant(cls, stored_config: dict[str, Any]) -> Note | None:
@@ -63,7 +63,7 @@ class CompressedTensorsConfig(GroupedConfig):
         return None
 
 
-def list_group_formats(stored_config: dict[str, Any]) -> set[str]:
+def list_layer_group_formats(stored_config: dict[str, Any]) -> set[str]:
     """Return the set of formats that the layer groups of a quantization_config have."""
     groups = stored_config.get("config_groups")
     listed = list(groups.values()) if isinstance(groups, dict) else []

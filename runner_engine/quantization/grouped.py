@@ -87,7 +87,7 @@ class GroupedConfig(QuantizedConfig):
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Parse the layer settings of a quantization_config. Raises ConfigError for invalid numbers."""
-        bits = parse_bits(stored_config.get("bits", stored_config.get("w_bit", 4)), "bits")
+        bits = parse_bits_per_weight(stored_config.get("bits", stored_config.get("w_bit", 4)), "bits")
         group = parse_group_size(stored_config.get("group_size", stored_config.get("q_group_size", 128)))
         layout, is_minus_one = cls.parse_packing(stored_config)
         if layout == "awq" and bits != 4:
@@ -194,7 +194,7 @@ def _build_unsupported_setting_note(
     return note("setting_not_read", key=key, value=value, known=", ".join(supported_values))
 
 
-def parse_bits(bits: object, key: str) -> int:
+def parse_bits_per_weight(bits: object, key: str) -> int:
     """Parse the bits per weight. Raises ConfigError for a number that the kernels do not support."""
     if type(bits) is not int or bits not in BITS:
         raise ConfigError(

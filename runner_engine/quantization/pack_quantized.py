@@ -16,7 +16,7 @@ from runner_engine.quantization.compressed_tensors import (
     build_unsupported_settings_note,
     select_settings,
 )
-from runner_engine.quantization.grouped import GroupSettings, parse_bits, parse_group_size
+from runner_engine.quantization.grouped import GroupSettings, parse_bits_per_weight, parse_group_size
 
 
 @dataclass
@@ -33,7 +33,9 @@ class PackQuantizedConfig(Int8ActivationsConfig, CompressedTensorsConfig):
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
         """Return the layer settings. Layer groups may have different numbers of bits."""
         weights = [one["weights"] for one in stored_config["config_groups"].values()]
-        several = tuple(dict.fromkeys(parse_bits(weight.get("num_bits"), "num_bits") for weight in weights))
+        several = tuple(
+            dict.fromkeys(parse_bits_per_weight(weight.get("num_bits"), "num_bits") for weight in weights)
+        )
         return GroupSettings("packed", several, parse_group_size(weights[0].get("group_size")))
 
     @classmethod

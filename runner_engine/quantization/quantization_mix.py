@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from runner_base import ConfigError, join_first_names, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message, join_first_names
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
 from runner_engine.quantization.capabilities import can_quantize_layers
@@ -114,7 +114,7 @@ class QuantizationMix:
             )
         return self.overrides[best[0]]
 
-    def check_patterns_match_layers(
+    def check_quantization_patterns_match_layers(
         self, layer_paths: Iterable[str], head_paths: Iterable[str], is_head_tied: bool
     ) -> None:
         layers, head_paths = list(layer_paths), list(head_paths)
@@ -186,7 +186,7 @@ def _parse_override(pattern: str, override: Any, build_override: OverrideBuilder
         every = ((name, CHOICES.get(name)) for name in CHOICES.list_names())
         usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
         raise ConfigError(
-            unknown_choice_message("choice for single layers", str(name), usable),
+            format_unknown_choice_message("choice for single layers", str(name), usable),
             key=key,
             value=name,
             code="unknown_choice",

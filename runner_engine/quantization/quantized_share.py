@@ -49,7 +49,7 @@ class QuantizedShare:
         return self.quantized / self.total if self.total else 0.0
 
     @property
-    def quantized_fraction_among_requested(self) -> float:
+    def quantized_fraction_of_requested_parameters(self) -> float:
         """Quantized share of the decoder block parameters that are not excluded from quantization.
         1 if all are excluded.
         """
@@ -73,7 +73,7 @@ def check_quantized_share(
 
     unquantized_matrices: the number of weights in each unquantized matrix.
     """
-    if share.quantized_fraction_among_requested >= REFUSED_BELOW or allow_partial:
+    if share.quantized_fraction_of_requested_parameters >= REFUSED_BELOW or allow_partial:
         return
     if not share.quantized:
         raise ConfigError(
@@ -94,7 +94,7 @@ def build_low_quantized_share_notes(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
 ) -> list[Note]:
     """Return a note if a large part of the model stays unquantized."""
-    if share.quantized_fraction_among_requested >= NOTED_BELOW:
+    if share.quantized_fraction_of_requested_parameters >= NOTED_BELOW:
         return []
     return [
         note(

@@ -11,7 +11,7 @@ from runner_engine.recurrent.mixer import (
     StateShape,
     UnsupportedMixer,
     create_mixer,
-    create_mixers,
+    create_recurrent_layer_mixers,
 )
 from runner_engine.recurrent.mixer_parts import ChannelProducts, MixerParts
 from runner_engine.recurrent.sequence_states import (
@@ -32,7 +32,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "UnsupportedMixer",  # raised where a layer of a known class has a form that is not computed here
     # how they are made
     "create_mixer",  # makes the mixer of one layer
-    "create_mixers",  # makes those of a model, by the modules in whose place they stand
+    "create_recurrent_layer_mixers",  # makes those of a model, by the modules in whose place they stand
     # the states of rows
     "SequenceStates",  # the states of rows, by slot: enter, leave, put, reading
     "SavedStates",  # copies of some of them

@@ -75,7 +75,7 @@ class Segments:
     is_decoded: bool = False  # the tokens are those that were picked last, and not of prompts
 
     @classmethod
-    def from_counts(
+    def from_token_counts(
         cls, slots: Sequence[int], token_counts: Sequence[int], is_decoding: bool = False
     ) -> Segments:
         """Create adjacent token segments with these token counts, one for each slot."""
@@ -94,7 +94,7 @@ class Segments:
         return min(self.counts) == self.max_count
 
     @cached_property
-    def _padded_indices(self) -> Tensor:
+    def _padded_token_indices(self) -> Tensor:
         """Index of each token in the padded layout: [tokens]."""
         pairs = enumerate(self.counts)
         return torch.tensor([at * self.max_count + step for at, count in pairs for step in range(count)])
@@ -114,13 +114,13 @@ class Segments:
         if self.has_equal_counts:
             return values.reshape(shape)
         result = values.new_zeros((shape[0] * shape[1], *shape[2:]))
-        result[self._padded_indices.to(values.device)] = values
+        result[self._padded_token_indices.to(values.device)] = values
         return result.view(shape)
 
     def remove_segment_padding(self, padded: Tensor) -> Tensor:
         """Convert padded values [segments, longest, …] to token values [tokens, …]."""
         numbers = padded.reshape(-1, *padded.shape[2:])
-        return numbers if self.has_equal_counts else numbers[self._padded_indices.to(padded.device)]
+        return numbers if self.has_equal_counts else numbers[self._padded_token_indices.to(padded.device)]
 
     def token_counts(self, device: torch.device) -> Tensor:
         """Return the number of tokens of each segment as a tensor [segments]."""
@@ -175,7 +175,7 @@ def create_mixer(module: nn.Module) -> Mixer | None:
     return made
 
 
-def create_mixers(model: nn.Module) -> dict[nn.Module, Mixer]:
+def create_recurrent_layer_mixers(model: nn.Module) -> dict[nn.Module, Mixer]:
     """Create the mixers of a model's recurrent layers, in model order.
 
     The keys are the modules that the mixers replace.

@@ -46,7 +46,7 @@ class MixerParts:
     def is_supported(self) -> bool:
         return len(self.into) <= MIXER_MATRICES
 
-    def build_struct(self, layer_index: int) -> FusedMixer:
+    def build_recurrent_layer_struct(self, layer_index: int) -> FusedMixer:
         """Build the C structure of the layer.
 
         layer_index: index among the recurrent layers.

@@ -39,7 +39,7 @@ def scan_heads(
     """
     inputs, time_steps, keys, queries = (numbers.float() for numbers in (inputs, time_steps, keys, queries))
     if segments.max_count == 1:
-        return _scan_heads_single_token(inputs, time_steps, decay, keys, queries, state, segments)
+        return _scan_heads_for_single_token(inputs, time_steps, decay, keys, queries, state, segments)
     places, chunks = split_segments_into_chunks(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
     # [chunks, H, Q, P]
@@ -66,7 +66,7 @@ def scan_heads(
     return scatter_tokens(results.transpose(1, 2), places, len(inputs))
 
 
-def _scan_heads_single_token(
+def _scan_heads_for_single_token(
     inputs: Tensor,
     time_steps: Tensor,
     decay: Tensor,
@@ -116,7 +116,7 @@ def scan_channels(
     return results
 
 
-def scan_elements(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segments) -> Tensor:
+def scan_elementwise_recurrence(inputs: Tensor, decay: Tensor, state: Tensor, segments: Segments) -> Tensor:
     """Compute state = decay * state + input for each token.
 
     Returns results [tokens, C]. state: [slots, C].

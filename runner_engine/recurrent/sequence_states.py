@@ -122,7 +122,7 @@ class SequenceStates:
                 raise RuntimeError(
                     f"the state in slot {slot} is at token {self.read[slot]}, but the pass starts at token {start}"
                 )
-        self.segments = Segments.from_counts(slots, counts, is_decoding)
+        self.segments = Segments.from_token_counts(slots, counts, is_decoding)
         for slot in slots:
             self.read[slot] = BROKEN
         try:

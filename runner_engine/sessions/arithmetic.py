@@ -68,7 +68,7 @@ class ModelArithmetic:
         each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
         return batch.batch_size * each / GIGA
 
-    def compute_decode_read_gb(self, batch: BatchShape) -> float:
+    def compute_gb_read_while_decoding(self, batch: BatchShape) -> float:
         """Return the minimum number of GB that decoding a batch reads.
 
         Each step reads all weights once and each sequence's KV cache.

@@ -164,7 +164,7 @@ class _RenderProcess:
 
     def __init__(self, limits: RenderLimits) -> None:
         numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
-        self.process = child_process.start_python(
+        self.process = child_process.start_python_child_process(
             "-S",
             "-B",
             "-X",

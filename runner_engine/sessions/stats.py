@@ -126,7 +126,7 @@ class EngineStats:
         return whole | by_place
 
     @property
-    def process_busy_shares(self) -> list[float]:
+    def busy_fraction_per_process(self) -> list[float]:
         """Fraction of the engine's active time that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
@@ -139,7 +139,7 @@ class EngineStats:
         """
         if not self.processes:
             return {}
-        peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.process_busy_shares
+        peaks, busy = [process["peak_rss_mib"] for process in self.processes], self.busy_fraction_per_process
         metrics = {
             "bubble_share": 1 - sum(busy) / len(busy),
             "peak_rss_mib": max(peaks),
@@ -153,7 +153,7 @@ class EngineStats:
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables
-        busy, peaks = self.process_busy_shares, [process["peak_rss_mib"] for process in self.processes]
+        busy, peaks = self.busy_fraction_per_process, [process["peak_rss_mib"] for process in self.processes]
         rows = [
             part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]}
             for part in model_parts

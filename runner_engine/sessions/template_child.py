@@ -112,7 +112,7 @@ def raise_template_error(message: str) -> NoReturn:
     raise jinja2.exceptions.TemplateError(message)
 
 
-def create_environment() -> ImmutableSandboxedEnvironment:
+def create_chat_template_environment() -> ImmutableSandboxedEnvironment:
     """Create a Jinja environment for chat templates, with the same settings as in transformers."""
     env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
@@ -127,7 +127,7 @@ def create_environment() -> ImmutableSandboxedEnvironment:
 
 @lru_cache(8)
 def compile_template(template: str) -> jinja2.Template:
-    return create_environment().from_string(template)
+    return create_chat_template_environment().from_string(template)
 
 
 def render_template(template: str, values: dict[str, Any], max_characters: int) -> tuple[bytes, str]:

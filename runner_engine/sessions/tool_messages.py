@@ -20,7 +20,7 @@ def write_tools_as_text(
     """
     plain: list[Message] = []
     for turn in messages:
-        written = _write_message_as_text(turn, call_format)
+        written = _convert_tool_message_to_text(turn, call_format)
         if turn.role == "tool" and plain and plain[-1].role == "user":
             plain[-1] = Message("user", f"{plain[-1].content}\n\n{written.content}")
         else:
@@ -33,7 +33,7 @@ def write_tools_as_text(
     return (Message("system", words), *plain[has_system:])
 
 
-def _write_message_as_text(message: Message, call_format: ToolCallFormat) -> Message:
+def _convert_tool_message_to_text(message: Message, call_format: ToolCallFormat) -> Message:
     values = message.to_dict()
     if message.role == "tool":
         name = values.get("name") or "the function"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from runner_base import HASHED, ConfigError, check_value, unknown_choice_message
+from runner_base import HASHED, ConfigError, check_value, format_unknown_choice_message
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
@@ -65,7 +65,7 @@ class MultiAdapterConfig(LoraConfig):
         for name in requested_names:
             if name not in self.adapters:
                 raise ConfigError(
-                    unknown_choice_message("adapter", name, self.adapters),
+                    format_unknown_choice_message("adapter", name, self.adapters),
                     key="task",
                     value=task,
                     code="unknown_choice",

@@ -148,7 +148,7 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
         )
     model, quantization = mapping.get("model"), mapping.get("quantization")
     if kind is not DrafterKind.draft and (
-        of_draft := _list_configured_draft_keys(model, quantization, layers)
+        of_draft := _list_given_draft_model_keys(model, quantization, layers)
     ):
         raise _build_invalid_value_error(
             _format_mapping(mapping),
@@ -163,14 +163,14 @@ def _parse_mapping(mapping: Mapping[Any, Any]) -> SpeculationConfig:
                 "no_effect",
             )
         return SpeculationConfig(kind)
-    if kind is DrafterKind.draft and not _list_configured_draft_keys(model, quantization, layers):
+    if kind is DrafterKind.draft and not _list_given_draft_model_keys(model, quantization, layers):
         quantization = DRAFT_QUANTIZATION
     model_text = None if model is None else str(model)
     quantization_text = None if quantization is None else str(quantization)
     return SpeculationConfig(kind, tokens, model_text, quantization_text, layers)
 
 
-def _list_configured_draft_keys(model: object, quantization: object, layers: object) -> list[str]:
+def _list_given_draft_model_keys(model: object, quantization: object, layers: object) -> list[str]:
     """Return the names of the set keys that apply only to a draft model."""
     given = {"model": model, "quantization": quantization, "layers": layers}
     return [name for name, value in given.items() if value is not None]

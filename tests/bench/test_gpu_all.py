@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runner_base.child_process import start_python
+from runner_base.child_process import start_python_child_process
 
 if TYPE_CHECKING:
     from gpu_all import RunSettings, Step
@@ -104,7 +104,9 @@ def test_a_killed_run_continues_with_the_step_that_was_killed(settings: RunSetti
     from gpu_results import Status
 
     folder = settings.side.parent
-    run = start_python("-c", DRIVER, str(folder), start_new_session=True, stdout=subprocess.DEVNULL)
+    run = start_python_child_process(
+        "-c", DRIVER, str(folder), start_new_session=True, stdout=subprocess.DEVNULL
+    )
     try:
         wait_for(lambda: (folder / "started.txt").exists() and "waits" in started(settings))
         (step_pid,) = children(run.pid)

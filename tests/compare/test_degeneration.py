@@ -15,7 +15,7 @@ from runner_compare.features.degeneration.compute import (
     LoopStart,
     TableDegeneration,
     compute_half_loop_words,
-    compute_loop_free_curve,
+    compute_loop_free_survival_curve,
 )
 from runner_compare.features.degeneration.section import SECTION
 from runner_compare.model.comparison import Comparison
@@ -141,7 +141,7 @@ def test_the_picture_has_a_curve_of_each_run() -> None:
 def test_an_answer_that_ends_counts_as_long_as_it_lasts() -> None:
     """Half of the answers end healthy before any loop; of those that go on, each loops later."""
     starts = [LoopStart(10, has_loop=False)] * 10 + [LoopStart(20 + at, has_loop=True) for at in range(10)]
-    curve = compute_loop_free_curve(starts)
+    curve = compute_loop_free_survival_curve(starts)
     assert [num_words for num_words, _ in curve] == [0, *range(20, 30), 29]
     assert [share for _, share in curve[:3]] == pytest.approx([1.0, 0.9, 0.8])
     assert curve[10][1] == pytest.approx(0)

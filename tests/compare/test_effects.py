@@ -14,14 +14,14 @@ from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.columns import build_ratio_columns
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.effects import (
-    build_decision_records,
+    build_effect_records_by_key,
     describe_margin_decision,
     format_detectable_difference,
     format_effect,
     format_effects_legend,
     format_pair_counts,
 )
-from runner_compare.render.findings import format_finding_sentence
+from runner_compare.render.findings import format_row_finding_sentence
 from runner_compare.render.margins import UNDECIDED
 from runner_compare.render.quantities import METHODS, REPEATS, MethodTexts, Quantity, find_quantity
 from runner_compare.statistics import (
@@ -39,7 +39,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     StudentTTest,
     create_pooled_test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.paired_means import CAUTION
 from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights
@@ -61,7 +61,7 @@ TESTS = [
 ]
 
 
-EFFECTS = [decision for test in TESTS for decision in decide_comparisons([test])]
+EFFECTS = [decision for test in TESTS for decision in decide_comparisons_with_holm([test])]
 
 
 def row(effect: Decision) -> TableRow:
@@ -84,10 +84,10 @@ def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentTTest:
 
 def test_too_few_runs_say_how_many_more_are_needed() -> None:
     def said(*tests: StudentTTest) -> str:
-        effects = decide_comparisons(tests)
+        effects = decide_comparisons_with_holm(tests)
         one = row(effects[0])
         one.effects = effects
-        return format_finding_sentence(one, [])
+        return format_row_finding_sentence(one, [])
 
     one_each = said(processes(1, 1))
     assert one_each.startswith("run vs base: one process each cannot show a difference in 1 comparison. ")
@@ -108,7 +108,7 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
 
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
-    (effect,) = decide_comparisons([processes(1, 1)], {RATIOS: 0.05})
+    (effect,) = decide_comparisons_with_holm([processes(1, 1)], {RATIOS: 0.05})
     cells = {column.head: column.cells[0] for column in build_ratio_columns(Table("any", [], [row(effect)]))}
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
     assert (cells["runs"], cells["ratio"], cells["margin"]) == (
@@ -116,7 +116,7 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
         "×2 [1.33, 3]",
         f"{UNDECIDED} within 5 %",
     )
-    record = build_decision_records(row(effect))["ratios"][0]
+    record = build_effect_records_by_key(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
     assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
         2,
@@ -131,15 +131,15 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
 
 
 def test_one_run_each_of_one_repeat_has_no_interval() -> None:
-    (effect,) = decide_comparisons(
+    (effect,) = decide_comparisons_with_holm(
         [StudentTTest("decode_tok_per_s", Measurements([710.0], [710.0]), Measurements([533.0], [533.0]))]
     )
     table = Table("any", [], [row(effect)])
     cells = {column.head: column.cells[0] for column in build_ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
-    (record,) = build_decision_records(row(effect))["ratios"]
+    (record,) = build_effect_records_by_key(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
-    (several,) = decide_comparisons(
+    (several,) = decide_comparisons_with_holm(
         [
             StudentTTest(
                 "decode_tok_per_s", Measurements([700.0, 720.0], [710.0]), Measurements([533.0], [533.0])
@@ -154,21 +154,21 @@ def test_one_run_each_of_one_repeat_has_no_interval() -> None:
 def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
     """The caption said `compared with the baseline task.streams=2` where streams=1 is the
     baseline."""
-    one = row(*decide_comparisons([processes(1, 1)]))
+    one = row(*decide_comparisons_with_holm([processes(1, 1)]))
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
     table = Table("any", ["task.streams"], [one.baseline, one])
     assert build_ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
-    one.effects = [*one.effects, *decide_comparisons([processes(1, 1)])]
+    one.effects = [*one.effects, *decide_comparisons_with_holm([processes(1, 1)])]
     fitted = fit_table_to_width(build_ratio_columns(table), 200)
     assert "comparison = task.streams=2 vs task.streams=1" in fitted.caption
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:
-    (noisy,) = decide_comparisons(
+    (noisy,) = decide_comparisons_with_holm(
         [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05}
     )
-    (steady,) = decide_comparisons(
+    (steady,) = decide_comparisons_with_holm(
         [StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
     )
     assert describe_margin_decision(noisy).startswith(f"{UNDECIDED} within 5 %: about 103 runs of each ")
@@ -180,11 +180,11 @@ def test_a_margin_of_a_ratio_has_words() -> None:
 
 
 def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    (few,) = decide_comparisons([processes(1, 1)])
+    (few,) = decide_comparisons_with_holm([processes(1, 1)])
     counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodTexts(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
-    assert format_finding_sentence(row(other), []) == ""
+    assert format_row_finding_sentence(row(other), []) == ""
     heads = {
         len(rows): build_ratio_columns(Table("any", [], rows))[3].head
         for rows in ([row(other)], [row(few), row(other)])
@@ -194,7 +194,7 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
-    record_by_key = build_decision_records(row(effect))
+    record_by_key = build_effect_records_by_key(row(effect))
     record = (
         record_by_key["ratios"][0] if effect.is_ratio else record_by_key[find_quantity(effect).record_key]
     )
@@ -202,7 +202,7 @@ def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
     assert " [" in format_effect(effect)
     assert METHODS[effect.method].quantity.legend[0].split("{")[0] in format_effects_legend([effect])
-    text = format_finding_sentence(row(effect), [])
+    text = format_row_finding_sentence(row(effect), [])
     assert text.startswith("run vs base") or (effect.is_ratio and text == "")
     assert "{" not in text + format_pair_counts(effect) + format_detectable_difference(
         effect
@@ -210,19 +210,21 @@ def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
 
 
 def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
-    (decided,) = decide_comparisons(
+    (decided,) = decide_comparisons_with_holm(
         [SequentialTest([(True, True)] * 34 + [(False, True)], 1)], {"accuracy": 0.2}
     )
-    text = format_finding_sentence(row(decided), [])
+    text = format_row_finding_sentence(row(decided), [])
     assert text.endswith(" No loss above 20 points after 35 questions.")
     assert UNDECIDED not in text
-    (few,) = decide_comparisons([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
-    assert format_finding_sentence(row(few), []).endswith(" Undecided within 20 points after 5 questions.")
+    (few,) = decide_comparisons_with_holm([SequentialTest([(True, True)] * 5, 1)], {"accuracy": 0.2})
+    assert format_row_finding_sentence(row(few), []).endswith(
+        " Undecided within 20 points after 5 questions."
+    )
 
 
 def test_the_legend_of_bets_does_not_say_holm() -> None:
     both = "Holm's correction covers findings and margin verdicts together"
-    bets, exact = decide_comparisons(
+    bets, exact = decide_comparisons_with_holm(
         [SequentialTest([(True, True)] * 34, 3), McNemarTest(1, 1, 100)], {"accuracy": 0.2}
     )
     adjusted = "p-value after Holm's correction"
@@ -238,14 +240,14 @@ def test_the_legend_of_bets_does_not_say_holm() -> None:
 def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     """`If neither is better, about 1,680 questions would decide` stood right after `worse (p =
     0.0054)`."""
-    (worse,) = decide_comparisons([McNemarTest(10, 27, 1000)], {"accuracy": 0.02})
-    text = format_finding_sentence(row(worse), [])
+    (worse,) = decide_comparisons_with_holm([McNemarTest(10, 27, 1000)], {"accuracy": 0.02})
+    text = format_row_finding_sentence(row(worse), [])
     assert ": worse (" in text
     assert text.endswith(" Perhaps by more than 2 points.")
     assert "if neither is better" not in text
-    (alike,) = decide_comparisons([McNemarTest(0, 0, 50)], {"accuracy": 0.02})
-    assert "Undecided within 2 points: about " in format_finding_sentence(row(alike), [])
-    assert format_finding_sentence(row(alike), []).endswith(
+    (alike,) = decide_comparisons_with_holm([McNemarTest(0, 0, 50)], {"accuracy": 0.02})
+    assert "Undecided within 2 points: about " in format_row_finding_sentence(row(alike), [])
+    assert format_row_finding_sentence(row(alike), []).endswith(
         "if neither is better and they disagree as often."
     )
 
@@ -276,12 +278,14 @@ def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):
         for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
-            (it,) = decide_comparisons(
+            (it,) = decide_comparisons_with_holm(
                 [MeanFlipTest(differences, [number % families for number in range(1200)], "template")]
             )
             more = " Use questions from new clusters: the clusters limit the precision, not the number of questions."
-            assert (more in format_finding_sentence(row(it), [])) == (is_told and it.finding is Finding.open)
-    (it,) = decide_comparisons([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
+            assert (more in format_row_finding_sentence(row(it), [])) == (
+                is_told and it.finding is Finding.open
+            )
+    (it,) = decide_comparisons_with_holm([MeanFlipTest([0.5, 0.0, -0.5] * 8, samples=2)])
     more = "se more questions: the questions limit the precision, not the answers per question"
-    assert more in format_finding_sentence(row(it), [])
+    assert more in format_row_finding_sentence(row(it), [])
     assert "Add questions" in conclusion_text([row(it)])

@@ -16,7 +16,7 @@ from runner_compare.features.files.compute import compare_model_files
 from runner_compare.features.files.ranks import (
     FileTable,
     JobKind,
-    compute_p_value_lower_kl,
+    compute_lower_kl_p_value,
     find_non_inferior_pairs,
     find_significantly_lower_kl_pairs,
     find_tied_groups,
@@ -233,7 +233,7 @@ def test_a_file_is_closer_only_if_one_more_of_its_worst_texts_would_not_change_t
     low, high, ones = [*low, 10.0, 10.2], [*high, 10.2, 10.4], [1.0] * 60
     gaps = [kl - other for kl, other in zip(low, high, strict=True)]
     assert compute_paired_p_value(gaps, ones) < 0.05, "the test of these texts alone, as before"
-    assert compute_p_value_lower_kl(low, high, ones) > 0.05
+    assert compute_lower_kl_p_value(low, high, ones) > 0.05
     assert find_significantly_lower_kl_pairs([low, high], ones) == set()
     assert find_non_inferior_pairs([low, high], ones, 0.01) == set()
 

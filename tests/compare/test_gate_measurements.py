@@ -14,7 +14,7 @@ import pytest
 from raising import raises
 
 from runner_base import DataError, Record, Result, Status
-from runner_base.repeats import FRESH_PROCESSES, REPEATS_FACT, format_repeats
+from runner_base.repeats import FRESH_PROCESSES, REPEATS_FACT, format_repeated_measurements_as_jsonl
 from runner_compare import main
 from runner_compare.readers.load import load_results
 from runner_compare.release_gate.pack import PackedCounts, pack_job
@@ -68,7 +68,7 @@ class Measured:
         facts: dict[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True)
-        (folder / "repeats.jsonl").write_text(format_repeats(values))
+        (folder / "repeats.jsonl").write_text(format_repeated_measurements_as_jsonl(values))
         medians = {measure: median(repeats) for measure, repeats in values.items()}
         record = Record(
             f"{task}-{self._job_name}",
@@ -175,7 +175,7 @@ def test_a_measure_that_only_the_baseline_has_is_no_go(
 ) -> None:
     """A cell that runs out of memory has no repeats."""
     folder = Measured("int8").write_memory(tmp_path / "jobs")
-    (folder / "repeats.jsonl").write_text(format_repeats({"load_s": NOISE}))
+    (folder / "repeats.jsonl").write_text(format_repeated_measurements_as_jsonl({"load_s": NOISE}))
     code, report = gate("--margin", "5%")
     reasons = {check["reason"]: check["verdict"] for check in report["candidates"][0]["checks"]}
     assert (code, reasons) == (1, {"within": "GO", "missing_measure": "NO-GO"})
@@ -218,7 +218,9 @@ def test_a_changed_pack_and_wrong_repeats_are_refused(
     assert gate("--margin", "5%") == (2, None)
 
     folder = Measured("nf4").write_memory(tmp_path / "wrong")
-    (folder / "repeats.jsonl").write_text(format_repeats({"peak_rss_mib": [1.0, 2.0, 3.0]}))
+    (folder / "repeats.jsonl").write_text(
+        format_repeated_measurements_as_jsonl({"peak_rss_mib": [1.0, 2.0, 3.0]})
+    )
     with raises(DataError, "mismatch", folder / "repeats.jsonl"):
         pack_job(folder, tmp_path / "wrong.runner.gz")
     (folder / "repeats.jsonl").unlink()

@@ -15,7 +15,7 @@ from runner_base import Answer, ConfigError, FinishReason, Likelihood, Record, R
 from runner_base import Result as JobResult
 from runner_compare import main
 from runner_compare.release_gate.command import create_gate_parser, decide
-from runner_compare.release_gate.policy_file import read_policy
+from runner_compare.release_gate.policy_file import read_release_gate_policy
 from runner_compare.release_gate.verdicts import Tier
 from tools.gate_situations import SAME, WORSE, Job
 
@@ -188,7 +188,7 @@ def test_a_mistake_in_the_file_is_one_message(tmp_path: Path, content: str, code
     (tmp_path / "policy.yaml").write_text(content)
     options = create_gate_parser().parse_args(["base", "--policy", str(tmp_path / "policy.yaml")])
     with pytest.raises(RunnerError) as error:
-        read_policy(options)
+        read_release_gate_policy(options)
     assert error.value.code == code
     assert str(tmp_path / "policy.yaml") in error.value.key
 
@@ -199,7 +199,7 @@ def test_a_file_and_options_for_the_same_requirement_conflict(tmp_path: Path) ->
         ["base", "--policy", str(tmp_path / "policy.yaml"), "--margin", "3"]
     )
     with raises(ConfigError, "conflict", "--margin"):
-        read_policy(options)
+        read_release_gate_policy(options)
 
 
 @pytest.mark.usefixtures("gate")

@@ -14,7 +14,7 @@ from raising import raises
 from runner_base import ConfigError
 from runner_compare import main
 from runner_compare.release_gate.command import create_gate_parser, decide
-from runner_compare.release_gate.policy_file import read_policy
+from runner_compare.release_gate.policy_file import read_release_gate_policy
 from runner_compare.release_gate.verdicts import GateVerdict, list_run_verdicts
 from tools.gate_situations import Job
 
@@ -101,7 +101,7 @@ def test_a_pooled_rule_is_for_all_tasks_and_a_margin_that_they_share(rule: dict[
     options = create_gate_parser().parse_args(["base"])
     options.policy = {"must": [rule]}
     with raises(ConfigError, "conflict", "policy, must rule 1"):
-        read_policy(options)
+        read_release_gate_policy(options)
 
 
 def test_one_task_cannot_be_pooled(tmp_path: Path) -> None:

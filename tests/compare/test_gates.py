@@ -14,8 +14,8 @@ from runner_compare.features.gates.section import (
     SECTION,
     Requirement,
     Requirements,
-    check_requirements,
-    merge_margins,
+    check_requirements_on_runs,
+    merge_margins_with_requirements,
     parse_requirements,
     unmet_requirement_lines,
 )
@@ -30,7 +30,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     StudentTTest,
     Test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -42,7 +42,7 @@ def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None =
     for row in rows:
         row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
     table = Table("gsm8k", KEYS, rows)
-    check_requirements([table], parse_requirements([text], [row.run for row in rows]))
+    check_requirements_on_runs([table], parse_requirements([text], [row.run for row in rows]))
     return table.get_section_data(Requirements).of_rows
 
 
@@ -81,17 +81,17 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
         Table("likelihood", KEYS, rows_of(texts, margins={"accuracy": 0.02})),
     ]
     terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
-    check_requirements(tables, terms)
+    check_requirements_on_runs(tables, terms)
     assert [len(table.get_section_data(Requirements).of_rows) for table in tables] == [1, 0], (
         "likelihoods have no points"
     )
     assert unmet_requirement_lines(tables) == []
-    check_requirements(tables[1:], terms)
+    check_requirements_on_runs(tables[1:], terms)
     assert [it.met for it in tables[1].get_section_data(Requirements).of_rows] == [False], (
         "without accuracies nothing shows the margin"
     )
     tables[0] = Table("gsm8k", KEYS, rows_of("other questions", margins={"accuracy": 0.02}))
-    check_requirements(tables, terms)
+    check_requirements_on_runs(tables, terms)
     assert len(unmet_requirement_lines(tables)) == 2, (
         "a row that could not be compared is no reason to leave a margin out"
     )
@@ -188,7 +188,7 @@ def test_an_interval_that_rounding_would_put_on_the_margin_is_shown_on_its_side(
     found = (
         decision
         for n in range(500, 900)
-        for decision in decide_comparisons([McNemarTest(20, 20, n)], {"accuracy": 0.02})
+        for decision in decide_comparisons_with_holm([McNemarTest(20, 20, n)], {"accuracy": 0.02})
         if format_percentage_points(decision.low) == "−2.0" and decision.low != -0.02
     )
     decision = next(found)
@@ -205,7 +205,7 @@ def test_a_speed_passes_over_six_runs_of_its_job() -> None:
 
     def decided(text: str) -> Requirement:
         table = Table("gsm8k", KEYS, rows)
-        check_requirements([table], parse_requirements([text], [run]))
+        check_requirements_on_runs([table], parse_requirements([text], [run]))
         (outcome,) = table.get_section_data(Requirements).of_rows
         return outcome
 
@@ -243,7 +243,7 @@ def test_a_row_without_the_metric_fails_and_so_does_one_that_is_not_a_number() -
     rows = rows_of(McNemarTest(5, 5, 100), McNemarTest(5, 5, 100))
     rows[1].run.metrics, rows[2].run.metrics = {"load_s": float("nan")}, {}
     table = Table("gsm8k", KEYS, rows)
-    check_requirements([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
+    check_requirements_on_runs([table], parse_requirements(["load_s<9"], [row.run for row in rows]))
     assert unmet_requirement_lines([table]) == [
         "requirement failed: q0: load_s –, no interval (1 run; an interval needs 6: workers=1 hydra.launcher.fresh=true "
         "rerun=all), required load_s<9",
@@ -280,7 +280,7 @@ def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
         StudentTTest("load_s", *[Measurements([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05}
     )
     table = Table("memory", KEYS, rows)
-    check_requirements([table], parse_requirements(["margin=5%"], []))
+    check_requirements_on_runs([table], parse_requirements(["margin=5%"], []))
     assert unmet_requirement_lines([table])[0].startswith(
         f"requirement failed: q0: load_s: {UNDECIDED} within 5 % (needs about "
     )
@@ -289,9 +289,12 @@ def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
 def test_a_margin_is_the_one_of_the_table() -> None:
     terms = parse_requirements(["margin=2", "margin=0.01nats margin=2"], [])
     assert [term.text for term in terms] == ["margin=2", "margin=0.01nats"]
-    assert merge_margins(terms, {"accuracy": 0.02}) == {"accuracy": 0.02, "log_likelihood": 0.01}
+    assert merge_margins_with_requirements(terms, {"accuracy": 0.02}) == {
+        "accuracy": 0.02,
+        "log_likelihood": 0.01,
+    }
     with raises(ConfigError, "conflict", "--require"):
-        merge_margins(terms, {"accuracy": 0.03})
+        merge_margins_with_requirements(terms, {"accuracy": 0.03})
 
 
 def test_a_count_of_right_answers_is_refused_with_the_accuracy_that_it_stands_for() -> None:
@@ -309,7 +312,9 @@ def test_other_counts_say_that_they_describe_one_run() -> None:
     rows = rows_of("other questions")
     rows[1].run.metrics = {"no_answer": 3.0, "weight_mib": 0.2}
     table = Table("gsm8k", KEYS, rows)
-    check_requirements([table], parse_requirements(["no_answer<=3 weight_mib<1"], [row.run for row in rows]))
+    check_requirements_on_runs(
+        [table], parse_requirements(["no_answer<=3 weight_mib<1"], [row.run for row in rows])
+    )
     assert [(one.met, one.reason) for one in table.get_section_data(Requirements).of_rows] == [
         (True, "q0: no_answer 3 in this run"),
         (True, "q0: weight_mib 0.2"),

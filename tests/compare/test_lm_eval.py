@@ -18,7 +18,7 @@ import runner_compare as compare
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import compute_paired_ratio_interval
-from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, compute_wilson_interval
 
 N = 60
 BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
@@ -232,7 +232,7 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     families = [str(number // 5) for number in range(N)]
     for row, solved in zip(table["rows"], (BASE, WORSE), strict=True):
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
-        assert ends == accuracy_interval(solved, families) != wilson_interval(sum(solved), N)
+        assert ends == accuracy_interval(solved, families) != compute_wilson_interval(sum(solved), N)
         assert row["metrics"]["families"] == 12
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
     assert code == 2

@@ -10,8 +10,8 @@ from runner_compare.model.comparison import Comparison, View
 from runner_compare.model.data import Table
 from runner_compare.render.next_steps import (
     format_next_steps_and_details,
+    join_texts_into_lines,
     suggest_next_command,
-    wrap_parts_into_lines,
 )
 from runner_compare.statistics import McNemarTest, SignFlipTest
 
@@ -104,5 +104,5 @@ def test_what_is_shown_already_is_no_detail() -> None:
 
 
 def test_parts_are_joined_as_far_as_a_line_has_room() -> None:
-    assert wrap_parts_into_lines(["one", "two", "three"], 9) == ["one · two", "three"]
-    assert wrap_parts_into_lines(["a part that is longer"], 9) == ["a part that is longer"]
+    assert join_texts_into_lines(["one", "two", "three"], 9) == ["one · two", "three"]
+    assert join_texts_into_lines(["a part that is longer"], 9) == ["a part that is longer"]

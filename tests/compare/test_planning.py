@@ -20,9 +20,9 @@ from runner_compare.model.data import Table
 from runner_compare.statistics import FisherTest, McNemarTest, SequentialTest, SignFlipTest, Test
 from runner_compare.statistics.margins import plan_paired_questions
 from runner_compare.statistics.planning import (
+    compute_samples_to_detect_shift,
     estimate_disagreement_rate,
     plan_questions_to_detect,
-    plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import kurtosis, skewness
 
@@ -71,7 +71,7 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
     texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
     bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
     error = likelihood.effect.counts["error"]
-    assert plan.needed == plan_samples_to_detect(
+    assert plan.needed == compute_samples_to_detect_shift(
         error, 21, 0.01, scaled_skewness=bend, kurtosis=tails, is_upward=True
     )
     assert plan.needed is not None

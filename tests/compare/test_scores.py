@@ -13,7 +13,7 @@ from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run
 from runner_compare.model.scores import count_tables_with_same_score
 from runner_compare.render.effects import format_effects_legend
-from runner_compare.statistics import Finding, MetricFlipTest, decide_comparisons
+from runner_compare.statistics import Finding, MetricFlipTest, decide_comparisons_with_holm
 
 
 def run(task: str, number: str | None = None) -> Run:
@@ -46,7 +46,10 @@ def shift(name: str, differences: list[float]) -> MetricFlipTest:
 
 def test_a_metric_has_its_part_of_the_error() -> None:
     test = shift("f1", [0.1] * 30 + [-0.1] * 10 + [0.0] * 60)
-    (alone,), (shared,) = decide_comparisons([test]), decide_comparisons([test], metrics=3)
+    (alone,), (shared,) = (
+        decide_comparisons_with_holm([test]),
+        decide_comparisons_with_holm([test], metrics=3),
+    )
     assert shared.p_holm == pytest.approx(min(1.0, 3 * alone.p_holm))
     assert (alone.comparisons, shared.comparisons) == (1, 3)
     assert alone.detectable is not None
@@ -73,7 +76,7 @@ def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_
             found = any(
                 it.finding is not Finding.open
                 for test in tests
-                for it in decide_comparisons([test], metrics=metrics)
+                for it in decide_comparisons_with_holm([test], metrics=metrics)
             )
             any_shared += found * (metrics == 3)
             any_alone += found * (metrics == 1)

@@ -8,7 +8,7 @@ import re
 import pytest
 from compared import KEYS, rows_of, sentences_of
 
-from runner_compare.features.gates.section import Requirements, check_requirements, parse_requirements
+from runner_compare.features.gates.section import Requirements, check_requirements_on_runs, parse_requirements
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.statistics import Decision, Finding, MarginVerdict, McNemarTest
@@ -75,7 +75,7 @@ def agrees(test: Unplanned, points: int) -> None:
     assert low > -100 * margin - ROUNDING or not said_good, text
     assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
     table = Table("any", KEYS, rows)
-    check_requirements(
+    check_requirements_on_runs(
         [table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows])
     )
     assert [one.met for one in table.get_section_data(Requirements).of_rows] == [

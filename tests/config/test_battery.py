@@ -13,7 +13,7 @@ from raising import raises
 from runner.config.battery_sizes import DISAGREEMENT, NUM_TASKS, plan_battery_questions
 from runner.config.choices import CONF, list_choices
 from runner_base import ConfigError
-from runner_compare.statistics import McNemarTest, decide_comparisons
+from runner_compare.statistics import McNemarTest, decide_comparisons_with_holm
 from runner_compare.statistics.margins import MarginVerdict
 
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
@@ -24,7 +24,7 @@ def test_the_planned_questions_of_all_tasks_decide_about_the_margin() -> None:
     pairs = round(total * DISAGREEMENT / 2)
 
     def decide(number: int) -> MarginVerdict | None:
-        (decision,) = decide_comparisons([McNemarTest(pairs, pairs, number)], {"accuracy": 0.03})
+        (decision,) = decide_comparisons_with_holm([McNemarTest(pairs, pairs, number)], {"accuracy": 0.03})
         return decision.verdict
 
     assert decide(total) is MarginVerdict.as_good

@@ -174,7 +174,7 @@ def test_every_study(file: Path, loader: ConfigLoader) -> None:
     jobs = expand_grid(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
     for job in random.Random(0).sample(jobs, k=2):
         # a key goes to the tasks that have it
-        lacking = pair[1].compose_without_missing_keys(job)[1]
+        lacking = pair[1].compose_config_without_missing_keys(job)[1]
         assert assert_equal(own, pair, [line for line in job if line not in lacking]) == "config"
     assert any(pair[1]._kept.values())
 

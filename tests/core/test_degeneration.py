@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from runner_base.degeneration import find_loop, has_script_change, measure_degeneration
+from runner_base.degeneration import find_longest_text_loop, has_script_change, measure_degeneration
 
 LEAD = "First we add the two numbers, and then we subtract what was given away on Monday. "
 UNITS = {
@@ -64,7 +64,7 @@ def test_a_planted_loop_is_found_with_its_shortest_period(unit: str, tail: str) 
         text = text[: -max(1, len(unit) // 2)]
     elif tail == "goes on":
         text += "\nSo the answer is 12."
-    loop = find_loop(text)
+    loop = find_longest_text_loop(text)
     assert loop is not None
     assert loop.period_chars <= len(unit) + 1
     assert loop.is_at_end == (tail != "goes on")
@@ -73,15 +73,15 @@ def test_a_planted_loop_is_found_with_its_shortest_period(unit: str, tail: str) 
 
 @pytest.mark.parametrize("text", HEALTHY.values(), ids=HEALTHY)
 def test_healthy_texts_that_repeat_themselves_have_no_loop(text: str) -> None:
-    assert find_loop(text) is None
+    assert find_longest_text_loop(text) is None
     assert not measure_degeneration(text).is_degenerate
 
 
 def test_a_loop_may_count() -> None:
     counting = " ".join(f"Step {number}: add {number + 3} to the total." for number in range(1, 30))
-    assert find_loop(counting) is not None
+    assert find_longest_text_loop(counting) is not None
     numbers = ", ".join(map(str, range(1, 200)))
-    assert find_loop(numbers) is None, "a list of numbers is no loop"
+    assert find_longest_text_loop(numbers) is None, "a list of numbers is no loop"
 
 
 def test_random_words_have_no_loop_and_few_repetitions() -> None:

@@ -62,7 +62,7 @@ def test_children_that_read_the_words_of_a_model_get_no_secret(
 ) -> None:
     for name in ("MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "NAMED_BY_NOBODY"):
         monkeypatch.setenv(name, SECRET)
-    trusted = child_process.start_python(
+    trusted = child_process.start_python_child_process(
         "-c", "print('ready', flush=True); input()", stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert trusted.stdout is not None

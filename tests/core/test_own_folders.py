@@ -15,7 +15,7 @@ from runner_base.temp_folders import (
     create_temporary_folder,
     remove_abandoned_folders,
     remove_folder,
-    require_user_owned,
+    require_folder_owned_by_user,
 )
 
 RANDOM = "0" * 2 * RANDOM_BYTES
@@ -40,7 +40,7 @@ def test_a_temporary_folder_is_empty_private_and_gone_at_the_end(tmp_path: Path)
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("remove", [remove_folder, require_user_owned])
+@pytest.mark.parametrize("remove", [remove_folder, require_folder_owned_by_user])
 def test_a_link_is_refused_and_its_folder_stays(
     tmp_path: Path, victim: Path, remove: Callable[[Path], None]
 ) -> None:
@@ -106,7 +106,7 @@ def test_folders_of_other_users_stay(tmp_path: Path) -> None:
     other.mkdir()
     os.chown(other, 12345, -1)
     assert remove_abandoned_folders(tmp_path, ".model.", ".unfinished") == []
-    for refuse in (remove_folder, require_user_owned):
+    for refuse in (remove_folder, require_folder_owned_by_user):
         with pytest.raises(PermissionError, match=f"{LEFT} .* (another|current) user$"):
             refuse(other)
     assert other.is_dir()

@@ -9,7 +9,7 @@ from raising import raises
 from runner.config.extractors import Extractor
 from runner.datasets.items import Item
 from runner.datasets.questions import load_questions, load_worked_examples
-from runner.scorers import extract_by_extractor, numbers
+from runner.scorers import extract_canonical_answer, numbers
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError, DataError
 
@@ -148,4 +148,6 @@ def test_real_gsm8k_when_it_is_at_hand() -> None:
     assert len(items) == 1319
     assert items[0].gold == "18"
     shots = examples(Gsm8kConfig(data=str(folder), shots=5))
-    assert all(extract_by_extractor(shot.answer, numbers, Extractor.strict) == shot.gold for shot in shots)
+    assert all(
+        extract_canonical_answer(shot.answer, numbers, Extractor.strict) == shot.gold for shot in shots
+    )

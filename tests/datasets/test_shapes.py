@@ -11,7 +11,7 @@ from raising import raises
 
 from runner.datasets.items import Item
 from runner.datasets.questions import load_questions, load_worked_examples
-from runner.datasets.row_layouts import RowKeys, parse_row
+from runner.datasets.row_layouts import RowKeys, parse_dataset_row
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, DataError
 
@@ -44,14 +44,17 @@ MAWPS = {
     ],
 )
 def test_known_shapes_are_recognised(row: dict[str, Any], question: str) -> None:
-    read = parse_row(row, RowKeys())
+    read = parse_dataset_row(row, RowKeys())
     assert (read.question, read.gold) == (question, "5")
     assert read.answer.endswith("#### 5")  # as a worked example, it shows how to end
 
 
 def test_keys_of_the_users_own(tmp_path: Path) -> None:
     row = {"story": "Ann has 3.", "ask": "And 2 more?", "n": -5, "question": "another", "answer": "7"}
-    read, other = parse_row(row, RowKeys("story+ask", "n")), parse_row(row, RowKeys(answer="n"))
+    read, other = (
+        parse_dataset_row(row, RowKeys("story+ask", "n")),
+        parse_dataset_row(row, RowKeys(answer="n")),
+    )
     assert (read.question, read.answer, read.gold) == ("Ann has 3. And 2 more?", "#### -5", "-5")
     assert (other.question, other.gold) == ("another", "-5")
     file = tmp_path / "own.jsonl"
@@ -89,7 +92,7 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
 )
 def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: RowKeys, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_row(row, keys)
+        parse_dataset_row(row, keys)
 
 
 def test_files_of_these_shapes(tmp_path: Path) -> None:
@@ -132,7 +135,7 @@ CHOICES = ("red", "green", "blue")
     ],
 )
 def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, Any], keys: RowKeys) -> None:
-    read = parse_row({"question": "Sky?"} | row, keys)
+    read = parse_dataset_row({"question": "Sky?"} | row, keys)
     assert (read.question, read.gold) == ("Sky?\nA. red\nB. green\nC. blue", "C")
     assert (read.stem, read.choices) == ("Sky?", CHOICES)
     assert read.answer.endswith("#### C")
@@ -151,17 +154,17 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
 )
 def test_choices_that_are_none(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_row({"question": "Q?"} | row, RowKeys(choices="choices", has_letters=True))
+        parse_dataset_row({"question": "Q?"} | row, RowKeys(choices="choices", has_letters=True))
 
 
 def test_words_before_a_number() -> None:
     keys = RowKeys(after="The answer is:")
-    read = parse_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
+    read = parse_dataset_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
     assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
     with pytest.raises(ValueError, match="the answer has no number after 'The answer is:'"):
-        parse_row({"question": "Q?", "answer": "#### 5"}, keys)
+        parse_dataset_row({"question": "Q?", "answer": "#### 5"}, keys)
     with pytest.raises(ValueError, match='^the answer "seven" .* letter of a choice$'):
-        parse_row({"question": "Q?", "answer": "seven"}, RowKeys(has_letters=True))
+        parse_dataset_row({"question": "Q?", "answer": "seven"}, RowKeys(has_letters=True))
 
 
 def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
@@ -210,11 +213,11 @@ def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any], keys
     why = rf"^the keys {keys_of_code} .* programming tasks\b"
     for keys in (RowKeys(), RowKeys(question="prompt", answer="canonical_solution")):
         with pytest.raises(ValueError, match=why):
-            parse_row(row, keys)
+            parse_dataset_row(row, keys)
         with pytest.raises(ValueError, match=why):
             keys.list_columns_to_read(list(row))
     # no such set
-    parse_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, RowKeys())
+    parse_dataset_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, RowKeys())
 
 
 MMLU = {
@@ -235,7 +238,7 @@ ARC = {
     "row", [MMLU, ARC, ARC | {"choices": {"text": MMLU["choices"], "label": list("ABCD")}, "answerKey": "B"}]
 )
 def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp_path: Path) -> None:
-    read = parse_row(row, RowKeys())
+    read = parse_dataset_row(row, RowKeys())
     assert read.question == "Which colour has grass?\nA. blue\nB. green\nC. red\nD. 1"
     assert (read.gold, read.answer) == ("B", "#### B")
     parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "test.parquet")
@@ -266,14 +269,20 @@ def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp
 )
 def test_other_choices_are_refused_and_the_key_is_named(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"task\.choices_key=choices and task\.answer_key=KEY"):
-        parse_row(row, RowKeys())
+        parse_dataset_row(row, RowKeys())
 
 
 def test_choices_that_are_named_or_empty_or_in_the_question_are_no_choices_to_recognise() -> None:
-    assert parse_row(MMLU | {"answer": "green"}, RowKeys(choices="choices", has_letters=True)).gold == "B"
-    assert parse_row(MMLU | {"answer": "B"}, RowKeys(has_letters=True)).question == "Which colour has grass?"
+    assert (
+        parse_dataset_row(MMLU | {"answer": "green"}, RowKeys(choices="choices", has_letters=True)).gold
+        == "B"
+    )
+    assert (
+        parse_dataset_row(MMLU | {"answer": "B"}, RowKeys(has_letters=True)).question
+        == "Which colour has grass?"
+    )
     for row in (
         {"question": "Q?", "choices": None, "answer": 5},
         {"question": "Q?", "choices": [], "answer": 5},
     ):
-        assert parse_row(row, RowKeys()).gold == "5"
+        assert parse_dataset_row(row, RowKeys()).gold == "5"

@@ -345,7 +345,7 @@ def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
     def masks_of_its_own(*_: object) -> None:
         raise UnknownWindow
 
-    monkeypatch.setattr(MaskRecorder, "find_window", masks_of_its_own)
+    monkeypatch.setattr(MaskRecorder, "find_sliding_window_of_mask", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     engine = open_engine(configure(folder))
     requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]

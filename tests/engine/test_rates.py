@@ -79,7 +79,7 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(tmp_path: Path) -> None:
     vocabulary = 2 * 259 * 64  # embedding and head
     assert found.layer_parameters == total - vocabulary - experts // 2
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
-    read = {rows: found.compute_decode_read_gb(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
+    read = {rows: found.compute_gb_read_while_decoding(BatchShape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
     assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
     assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
@@ -120,7 +120,7 @@ def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
         "three products of half a second"
     )
     assert measure_memory_read_gb_per_s(torch.device("cpu")) == pytest.approx(
-        machine_rates.choose_cpu_read_mib() * MIB / 0.5 / 1e9
+        machine_rates.choose_cpu_bandwidth_test_mib() * MIB / 0.5 / 1e9
     )
 
 
@@ -144,7 +144,7 @@ def test_a_bandwidth_reads_four_times_the_last_caches(
             place.mkdir(parents=True)
             (place / "size").write_text(f"{size}\n")
             (place / "shared_cpu_list").write_text(f"{cores}\n")
-    assert machine_rates.choose_cpu_read_mib(tmp_path) == mib
+    assert machine_rates.choose_cpu_bandwidth_test_mib(tmp_path) == mib
 
 
 def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:

@@ -141,12 +141,12 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
         ):
             mask = make(**given)
             assert mask.tolist() == [[[[True, False], [True, True]]]]
-            assert masks.find_window(mask) == window
-            assert masks.find_window(mask[:, :, :, :1]) == window, "a piece of it is it"
+            assert masks.find_sliding_window_of_mask(mask) == window
+            assert masks.find_sliding_window_of_mask(mask[:, :, :, :1]) == window, "a piece of it is it"
         with pytest.raises(NotImplementedError, match="^the attention mask "):
             masking_utils.create_bidirectional_mask(**given)
         with pytest.raises(NotImplementedError, match=" biases to the attention scores$"):
-            masks.find_window(torch.ones(1, 1, 2, 2))
+            masks.find_sliding_window_of_mask(torch.ones(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize(

@@ -339,11 +339,11 @@ def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any,
     deltas: list[Delta] = []
     while (token := stopping.get_forced_token(row)) is not None:
         row.tokens.append(token)
-        deltas += stopping.build_new_deltas(row)
+        deltas += stopping.build_unsent_text_deltas(row)
     for token in tokenizer('" 7', add_special_tokens=False)["input_ids"]:
         row.tokens.append(token)
         assert stopping.get_forced_token(row) is None
-        deltas += stopping.build_new_deltas(row)
+        deltas += stopping.build_unsent_text_deltas(row)
     made = stopping.build_answer(row, FinishReason.stop)
     assert (made.thinking_tokens, made.text, made.ending) == (most, '" 7', Ending.budget_spent)
     assert "".join(delta.text for delta in deltas if not delta.thinking) == made.text

@@ -151,7 +151,7 @@ def test_only_the_newest_jobs_are_read(config: Any, monkeypatch: pytest.MonkeyPa
     assert len(FinishedJobs(jobs).records) == 5
     monkeypatch.setattr("runner.estimates.recorded.NEWEST", 2)
     found = FinishedJobs(jobs)
-    assert [record.job_id for record in found.find_similar_records(config)] == ["job4", "job3"]
+    assert [record.job_id for record in found.find_records_of_similar_jobs(config)] == ["job4", "job3"]
     monkeypatch.setattr("runner.estimates.recorded.MOST_TIMES", 1)
     estimate = found.estimate_time_from_records(config)
     assert estimate is not None

@@ -17,7 +17,7 @@ from runner.grid.plan import PlannedJob
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.notes import Note, note
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 MakeConfig = Callable[..., RunnerConfig]
 KEYS = ("generation.temperature", "generation.top_p")
@@ -27,7 +27,7 @@ def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -
     """Return a trial with so many right answers to n questions."""
     overrides = ["generation=sampling", f"generation.temperature=0.{number}", "generation.top_p=0.9"]
     planned = PlannedJob(overrides, config, job=Job(f"gsm8k-{number}", Path()))
-    low, high = wilson_interval(right, n)
+    low, high = compute_wilson_interval(right, n)
     metrics = {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
     return ScoredTrial(planned, metrics, "accuracy", right / n)
 

@@ -94,12 +94,14 @@ def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folde
     )
     with raises(ConfigError, "not_found", "reference"):
         model_list.choose_reference_model(models, "c.gguf")
-    found = model_list.make_model_list_notes("models", models, left_out, reference)
+    found = model_list.make_notes_on_listed_models("models", models, left_out, reference)
     assert [it.code for it in found] == ["models", "unreadable", "left_out", "left_out"]
     assert found[0].values["sizes_mib"] == [it.file_mib for it in models]
     quantized = [it for it in models if it.is_quantized and not it.problem]
     best = model_list.choose_reference_model(quantized, None)
-    assert model_list.make_model_list_notes("models", quantized, [], best)[1].code == "quantized_reference"
+    assert (
+        model_list.make_notes_on_listed_models("models", quantized, [], best)[1].code == "quantized_reference"
+    )
 
 
 def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) -> None:

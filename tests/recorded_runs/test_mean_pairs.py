@@ -17,7 +17,7 @@ from runner_compare.model.data import Run
 from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import MeanFlipTest
 from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_accuracy_bound_metrics
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
@@ -100,7 +100,8 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     low, high = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
     assert (low, high) == accuracy_interval([it / 8 for it in fewer], [None] * 60, [8] * 60)
     assert high - low < 0.6 * (
-        wilson_interval(60 * accuracies[0], 60)[1] - wilson_interval(60 * accuracies[0], 60)[0]
+        compute_wilson_interval(60 * accuracies[0], 60)[1]
+        - compute_wilson_interval(60 * accuracies[0], 60)[0]
     )
     _, out, _ = show("several", "--baseline", BASELINE)
     assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
@@ -118,7 +119,10 @@ def test_records_of_the_vote_show_the_mean_today(store: Store, rows: Any) -> Non
     with_samples(store, "earlier votes", "nf4", NF4, [6] * 60, metrics=of_votes)
     row = rows("earlier votes", "--baseline", BASELINE)["nf4"]
     assert row["comparison"]["difference"] == -0.25
-    assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (0.75, wilson_interval(45, 60)[0])
+    assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (
+        0.75,
+        compute_wilson_interval(45, 60)[0],
+    )
 
 
 def test_votes_and_one_right_of_several_are_compared_by_name(store: Store, rows: Any, show: Any) -> None:
@@ -181,7 +185,7 @@ def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorde
     plain, families = (
         Run("id", "job", "gsm8k", "2", "", {}, it) for it in (metrics, metrics | {"families": 18.0})
     )
-    assert plain.accuracy_interval == (0.75, *wilson_interval(150, 200))
+    assert plain.accuracy_interval == (0.75, *compute_wilson_interval(150, 200))
     assert families.accuracy_interval == (0.75, 0.6, 0.86)
 
 
@@ -196,7 +200,9 @@ def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store,
         families = [str(index // 10) for index in range(200)] * 2  # a template has questions in both splits
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
         assert ends == pytest.approx(accuracy_interval(solved * 2, families))
-        assert ends[1] - ends[0] > 3 * (wilson_interval(240, 400)[1] - wilson_interval(240, 400)[0])
+        assert ends[1] - ends[0] > 3 * (
+            compute_wilson_interval(240, 400)[1] - compute_wilson_interval(240, 400)[0]
+        )
         assert row["metrics"]["families"] == 20
 
 

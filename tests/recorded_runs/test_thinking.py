@@ -16,7 +16,7 @@ from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
 from runner_compare.features.thinking.compute import compute_usage_costs_per_correct_answer
 from runner_compare.model.data import Run
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -178,12 +178,12 @@ def test_the_interval_of_a_right_answers_cost_holds() -> None:
         tokens = [np.exp(4 + 0.5 * hard).tolist()]
         cost = TokenCost.from_cells(
             TokenCells(tokens, [[0.0] * 120], [list(map(float, solved))]),
-            Estimate(sum(solved) / 120, *wilson_interval(sum(solved), 120)),
+            Estimate(sum(solved) / 120, *compute_wilson_interval(sum(solved), 120)),
         )
         assert cost is not None
         _, low, high = cost.correct_per_1000
         missed += not 1000 / high <= truth <= 1000 / low
-    assert wilson_interval(missed, 300)[0] <= 0.05
+    assert compute_wilson_interval(missed, 300)[0] <= 0.05
 
 
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:

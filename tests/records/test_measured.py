@@ -22,7 +22,7 @@ def measured() -> EngineMeasurements:
 
 
 def test_notes_are_text_on_disk_and_notes_again_when_read(tmp_path: Path) -> None:
-    measured().write_to_folder(tmp_path)
+    measured().write_measurements_to_folder(tmp_path)
     values = json.loads((tmp_path / MEASURED).read_text())
     assert values["report"]["notes"] == values["stats"]["notes"] == [TEXT]
     earlier = EngineMeasurements.read_from_folder(tmp_path)
@@ -32,7 +32,7 @@ def test_notes_are_text_on_disk_and_notes_again_when_read(tmp_path: Path) -> Non
 
 
 def test_a_start_that_says_the_same_again_says_it_once(tmp_path: Path) -> None:
-    measured().write_to_folder(tmp_path)
+    measured().write_measurements_to_folder(tmp_path)
     whole = measured().add_earlier_measurements(EngineMeasurements.read_from_folder(tmp_path))
     assert whole.stats.prefill_tokens == 10
     assert whole.stats.notes == [text_note(TEXT)]

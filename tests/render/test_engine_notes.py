@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.render.engine_notes import format_memory_batch_limit_note
+from runner.render.engine_notes import format_memory_limited_batch_note
 from runner_engine.sessions import SequenceShortage
 
 
@@ -27,4 +27,4 @@ from runner_engine.sessions import SequenceShortage
     ],
 )
 def test_a_shortage_of_rows_is_worded(shortage: SequenceShortage, note: str) -> None:
-    assert format_memory_batch_limit_note(shortage) == note
+    assert format_memory_limited_batch_note(shortage) == note

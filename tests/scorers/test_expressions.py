@@ -117,8 +117,10 @@ def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         "import runner.scorers.expression_equality as rules; rules.are_expressions_equal = lambda gold, answer: bytes(10**9) == gold\n"
         "rules.WARMING = (); child.main()"
     )
-    start = child_process.start_python
-    monkeypatch.setattr(child_process, "start_python", lambda *_, **popen: start("-c", code, **popen))
+    start = child_process.start_python_child_process
+    monkeypatch.setattr(
+        child_process, "start_python_child_process", lambda *_, **popen: start("-c", code, **popen)
+    )
     assert PROCESS.compare("1+x", ("5",)) == (None, "needed more than 1024 MiB of memory")
 
 
@@ -154,7 +156,7 @@ def test_nothing_is_left_running_when_the_parent_ends(kill: signal.Signals | Non
         "print('asked', flush=True)\nif sys.argv[1] == 'wait': time.sleep(60)"
     )
     waiting = "wait" if kill else "end"
-    with child_process.start_python("-c", code, waiting, stdout=subprocess.PIPE) as parent:
+    with child_process.start_python_child_process("-c", code, waiting, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"asked\n"
         below = children_of(parent.pid)

@@ -17,7 +17,7 @@ from runner_compare.statistics import MIN_TEXTS
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics, sum_likelihoods_by_document
 from runner_compare.statistics.ratios import compute_ratio_interval
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 
 def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
@@ -114,7 +114,7 @@ def test_texts_and_questions_in_families_count_by_families() -> None:
     assert (in_families["acc_low"], in_families["acc_high"]) == accuracy_interval(
         solved, [*families.values()]
     )
-    assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(150, 300)
+    assert (alone["acc_low"], alone["acc_high"]) == compute_wilson_interval(150, 300)
     for name in (LOG_LIKELIHOOD, "bits_per_byte", "perplexity"):
         assert in_families[name] == pytest.approx(alone[name])
         widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]

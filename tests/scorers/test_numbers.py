@@ -21,7 +21,7 @@ NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.decimals(-(10**9), 10**9,
 
 
 def extract(text: str, extractor: Extractor) -> str | None:
-    return extractors.extract_by_extractor(text, numbers, extractor)
+    return extractors.extract_canonical_answer(text, numbers, extractor)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 
 from runner_compare.features.tokens.render.llama_block import TOO_FEW, format_llama_perplexity_statistics
 from runner_compare.render.token_metrics import build_divergence_tables
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_compare.statistics.token_divergence import (
     TextTokens,
     compute_divergence_metrics,
-    group_by_category,
+    group_texts_by_category,
 )
 from runner_compare.statistics.token_percentiles import TokenValues, min_texts_for_interval
 
@@ -108,7 +108,7 @@ def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -
                 missed[count] += ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
     assert given == {50: 60, 100: 120}, "that of the 90 % of 50 texts, of the 90 and 95 % of 100"
     for count, times in missed.items():
-        assert wilson_interval(times, given[count])[0] <= 0.05, (count, times)
+        assert compute_wilson_interval(times, given[count])[0] <= 0.05, (count, times)
 
 
 def test_ordinary_texts_have_narrow_intervals() -> None:
@@ -151,7 +151,7 @@ def test_categories_have_figures_of_their_own() -> None:
     assert found["n/chat"] == 60
     (table,) = (rows for title, rows in build_divergence_tables(found).items() if "category" in title)
     assert [row["category"] for row in table] == ["code_C", "chat"]
-    assert group_by_category(texts(3)) == {}
+    assert group_texts_by_category(texts(3)) == {}
 
 
 # ---------------------------------------------------------------------------------------- llama.cpp

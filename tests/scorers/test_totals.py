@@ -7,7 +7,7 @@ from runner.render.job_lines import LINES
 from runner.scorers.totals import score_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.accuracy_intervals import clustered_accuracy_interval
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 
 def samples(families: list[str | None]) -> list[Sample]:
@@ -20,7 +20,7 @@ def samples(families: list[str | None]) -> list[Sample]:
 
 def test_questions_without_families_have_wilsons_interval() -> None:
     metrics = score_samples(samples([None] * 30))
-    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson_interval(20, 30)
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == compute_wilson_interval(20, 30)
     assert "families" not in metrics
 
 

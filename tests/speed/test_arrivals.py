@@ -20,7 +20,7 @@ from runner.speed.arrivals import (
     draw_arrival_times,
     find_sustainable_rate,
     is_rate_sustained,
-    run_request_load,
+    run_requests_at_arrival_rate,
 )
 from runner.speed.tables import build_request_rate_table_rows
 from runner_base.notes import note
@@ -96,7 +96,9 @@ def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> 
     all others."""
     load = load_of([at / 1000 for at in range(10)])
     answers: list[int] = []
-    run_request_load(OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1))
+    run_requests_at_arrival_rate(
+        OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1)
+    )
     assert len(answers) == 10
     assert load.note == ""
     assert max(load.answer_times_s) >= 10 * 0.02 - 0.009
@@ -130,7 +132,7 @@ def test_requests_without_an_answer_count_when_patience_ends(
     monkeypatch.setattr("runner.speed.arrivals.time", stopped_clock)
     monkeypatch.setattr("runner.speed.arrivals.MIN_PATIENCE_S", 100.0)
     load = load_of([0.0, 0.0, 0.0, 0.001])
-    run_request_load(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
+    run_requests_at_arrival_rate(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
     assert len(load.answered_requests) == 2
     assert load.note == note("unanswered", count=2, total=4, seconds=pytest.approx(140, abs=0.5))
     assert load.metrics["answer_p99_s"] >= 100, "no request is left out because it was slow"
@@ -147,11 +149,11 @@ def test_out_of_memory_becomes_a_note_and_other_errors_are_raised(make_config: M
             yield []
 
     load = load_of([0.0, 0.001])
-    run_request_load(Broken(make_config(), lambda: None), load, lambda: None)
+    run_requests_at_arrival_rate(Broken(make_config(), lambda: None), load, lambda: None)
     assert (load.note, load.seconds) == (note("out_of_memory", reason="no room"), 0.0)
     Broken.error = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
-        run_request_load(Broken(make_config(), lambda: None), load_of([0.0]), lambda: None)
+        run_requests_at_arrival_rate(Broken(make_config(), lambda: None), load_of([0.0]), lambda: None)
 
 
 def answered_load(rate: float, took_s: float, until_s: float | None = None) -> RequestLoad:

@@ -66,7 +66,7 @@ class Arena:
                 lambda: command.run_comparison(create_parser().parse_args(arguments), self.scratch), fails
             )
         return self.refusal(
-            lambda: sync.log_missing_jobs_to_store(sync.create_parser().parse_args(arguments)), fails
+            lambda: sync.sync_finished_jobs_to_mlflow(sync.create_parser().parse_args(arguments)), fails
         )
 
     def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner_compare.features.front.compute import mark_pareto_front
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.findings import format_finding_sentence_per_row
-from runner_compare.statistics import Effect, McNemarTest, Test, decide_comparisons
+from runner_compare.statistics import Effect, McNemarTest, Test, decide_comparisons_with_holm
 
 KEYS = ["quantization.name"]
 
@@ -39,7 +39,7 @@ def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> li
             row.baseline = base
         rows.append(row)
     compared = [row for row in rows if row.baseline is not None]
-    decisions = decide_comparisons([it for it in effects if not isinstance(it, str)], margins)
+    decisions = decide_comparisons_with_holm([it for it in effects if not isinstance(it, str)], margins)
     for row, decision in zip(compared, decisions, strict=True):
         row.effects = [decision]
     return rows
@@ -55,7 +55,7 @@ EXAMPLE = {"int8": McNemarTest(10, 20, 1000), "nf4": McNemarTest(1, 90, 1000)}
 def judge_example(rows: list[TableRow], margins: dict[str, float] | None = None) -> None:
     """Judge the rows of the example, with these margins."""
     compared = [row for row in rows if not row.is_baseline]
-    decisions = decide_comparisons([EXAMPLE[row.run.job_id] for row in compared], margins)
+    decisions = decide_comparisons_with_holm([EXAMPLE[row.run.job_id] for row in compared], margins)
     for row, decision in zip(compared, decisions, strict=True):
         row.effects = [decision]
 

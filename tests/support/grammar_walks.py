@@ -19,7 +19,7 @@ def grammars_of(tokenizer: Any) -> GrammarCache:
 
 def begun(grammars: GrammarCache, text: str) -> GrammarState:
     """Return the beginning of an answer without thinking."""
-    held = grammars.compile_to_grammar_state(text)
+    held = grammars.compile_grammar_to_initial_state(text)
     held.begins_at = 0
     return held
 

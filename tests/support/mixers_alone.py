@@ -55,7 +55,7 @@ def mixer_results(
         ]
         if not present:
             continue
-        segments = Segments.from_counts(
+        segments = Segments.from_token_counts(
             [len(rows) - 1 - at for at, _ in present], [len(piece) for _, piece in present]
         )
         output = mixer.forward(torch.cat([piece for _, piece in present]), states, segments)
@@ -63,7 +63,7 @@ def mixer_results(
             results[at].append(part)
     for state in states:
         state[: len(rows)] = state[: len(rows)].flip(0).clone()
-    step = Segments.from_counts(range(len(rows)), [1] * len(rows), is_decoding=True)
+    step = Segments.from_token_counts(range(len(rows)), [1] * len(rows), is_decoding=True)
     for place in range(-3, 0):
         output = mixer.forward(torch.stack([row[place] for row in rows]), states, step)
         for at, part in enumerate(output):

@@ -265,7 +265,9 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
-    assert "1 of 4 prompts ended in an error. First error (prompt 1): boom" in str(whole.problem_message)
+    assert "1 of 4 prompts ended in an error. First error (prompt 1): boom" in str(
+        whole.found_problems_message
+    )
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
     engine = Scripted(echo)

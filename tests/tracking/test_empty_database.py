@@ -23,9 +23,9 @@ def test_what_is_kept_is_what_mlflow_makes_without_its_experiment(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made, fresh = tmp_path / "made.db", tmp_path / "fresh.db"
     new_database(made)
-    assert not empty_database.copy_cached_database(fresh)
+    assert not empty_database.copy_cached_empty_database(fresh)
     empty_database.cache_new_database(made)
-    assert empty_database.copy_cached_database(fresh)
+    assert empty_database.copy_cached_empty_database(fresh)
     assert tables(fresh) == tables(made)
     with closing(sqlite3.connect(fresh)) as connection:
         assert connection.execute("SELECT * FROM experiments").fetchall() == []
@@ -46,9 +46,9 @@ def test_a_damaged_one_is_ignored_and_replaced(
     [kept] = (tmp_path / "cache" / "runner").glob("mlflow-*.db")
     content = kept.read_bytes()
     kept.write_bytes(content[:5000] + b"x" + content[5001:] if damage is None else damage)
-    assert not empty_database.copy_cached_database(tmp_path / "fresh.db")
+    assert not empty_database.copy_cached_empty_database(tmp_path / "fresh.db")
     empty_database.cache_new_database(made)
-    assert empty_database.copy_cached_database(tmp_path / "fresh.db")
+    assert empty_database.copy_cached_empty_database(tmp_path / "fresh.db")
 
 
 def test_another_version_makes_its_own(
@@ -58,4 +58,4 @@ def test_another_version_makes_its_own(
     new_database(tmp_path / "made.db")
     empty_database.cache_new_database(tmp_path / "made.db")
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"of {name}")
-    assert not empty_database.copy_cached_database(tmp_path / "fresh.db")
+    assert not empty_database.copy_cached_empty_database(tmp_path / "fresh.db")

@@ -24,7 +24,7 @@ from runner.recorded_runs.sample_reader import read_verdicts
 from runner.run import run
 from runner.tracking import connection, job_runs, stores
 from runner.tracking.job_progress import PREFIX
-from runner.tracking.stored_runs import open_client_for_reading
+from runner.tracking.stored_runs import open_mlflow_client_for_reading
 from runner_base.errors import Code, ConfigError, reject_password_in_uri
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
@@ -315,7 +315,7 @@ def test_a_database_without_its_driver_is_named(
     with raises(ConfigError, "needs_package", "tracking.uri"):
         run(config)
     with raises(ConfigError, "needs_package", "--tracking-uri"):
-        open_client_for_reading(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
+        open_mlflow_client_for_reading(stores.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 
 
 def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:

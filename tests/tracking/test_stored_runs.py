@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.recorded_runs.run_list import load_store_runs
+from runner.recorded_runs.run_list import load_runs_from_mlflow_store
 from runner.tracking import logged_models, stored_runs
 from runner.tracking.connection import open_client, set_mlflow_environment
 from runner.tracking.stores import Store
@@ -86,16 +86,16 @@ def test_a_comparison_reads_the_same_in_every_way(store: Store, monkeypatch: pyt
     all."""
     client: Any = open_client(store.uri, "uri")
     grid = next(run for run, _ in stored_runs.read_stored_runs(store).grids["f1"])
-    everything = load_store_runs(client, store)
+    everything = load_runs_from_mlflow_store(client, store)
     assert [run.job_id for run in everything] == ["gsm8k-0", "gsm8k-4", "gsm8k-0", "gsm8k-1"]
     assert [run.errors for run in everything] == [0, 0, 0, 1]
     assert everything[0].earlier == [everything[2]]
     assert everything[0].metrics["accuracy"] == 9
     for runs_a_query in (stored_runs.RUNS_A_QUERY, 0):
         monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", runs_a_query)
-        some = load_store_runs(client, store, ["gsm8k-0", "gsm8k-4"])
+        some = load_runs_from_mlflow_store(client, store, ["gsm8k-0", "gsm8k-4"])
         assert repr(some) == repr(everything[:3])
-        assert [run.job_id for run in load_store_runs(client, store, ["gsm8k-1"], grid)] == [
+        assert [run.job_id for run in load_runs_from_mlflow_store(client, store, ["gsm8k-1"], grid)] == [
             "gsm8k-4",
             "gsm8k-1",
         ]

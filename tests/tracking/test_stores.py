@@ -98,18 +98,18 @@ TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_command
-from runner.records.job_records import write_job_log
+from runner.records.job_records import attach_job_log_file
 from runner.tracking.connection import convert_store_errors_to_tracking_error
 from runner.tracking.stores import Store
 from pathlib import Path
 
 def work():
-    with write_job_log(Path("log.txt")):
+    with attach_job_log_file(Path("log.txt")):
         with convert_store_errors_to_tracking_error(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
-    with write_job_log(Path("log.txt")):
+    with attach_job_log_file(Path("log.txt")):
         raise ValueError("http://T0KEN@host/#T0KEN")
 
 run_command("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)

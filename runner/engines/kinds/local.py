@@ -114,9 +114,9 @@ class LocalKind(KindWithTokenizer):
             resolved.model, predicted.total_mib if predicted is not None else math.inf
         )
         if predicted is None:
-            return ResourceNeed(0.0, machine.available_cores(), *needed)
+            return ResourceNeed(0.0, machine.count_available_cpu_cores(), *needed)
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
-        threads = resolved.model.files.model.threads or (1 if small else machine.available_cores())
+        threads = resolved.model.files.model.threads or (1 if small else machine.count_available_cpu_cores())
         return ResourceNeed(predicted.total_mib, threads, *needed)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:

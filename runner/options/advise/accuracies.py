@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     MeanFlipTest,
     Test,
     accuracy_interval,
-    wilson_interval,
+    compute_wilson_interval,
 )
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
@@ -91,7 +91,7 @@ class RecordedAccuracy:
                 strict=True,
             )
             return accuracy_interval(*columns)
-        return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
+        return self.recorded[1:] if self.recorded else compute_wilson_interval(self.correct, self.n)
 
 
 @dataclass(frozen=True)

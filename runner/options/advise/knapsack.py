@@ -93,7 +93,7 @@ def choose_formats_greedily(options_by_layer: OptionsPerLayer, size_limit: int) 
         choice[at] = number
 
 
-def assign_largest_formats_in_order(layers: OptionsPerLayer, max_nbytes: int) -> FormatChoice | None:
+def assign_largest_fitting_formats_greedily(layers: OptionsPerLayer, max_nbytes: int) -> FormatChoice | None:
     least = [min(option.nbytes for option in options) for options in layers]
     left, choice = max_nbytes - sum(least), list[int]()
     if left < 0:

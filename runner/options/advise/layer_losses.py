@@ -111,7 +111,7 @@ class _LossMeasurement:
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
         hooks = [
             model.get_submodule(path).register_forward_hook(
-                lambda _module, _inputs, output, path=path: self.outputs[path].append(output)
+                lambda _module, _forward_inputs, output, path=path: self.outputs[path].append(output)
             )
             for path in self.blocks
         ]

@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from runner.config.yaml_files import check_yaml_before_loading
 from runner.estimates.rough_speed import MachineRates
-from runner_base import ConfigError, to_one_line, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message, to_one_line
 
 FILE = Path(__file__).with_name("machines.yaml")
 REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
@@ -67,7 +67,7 @@ def load_machine(name: str) -> Machine:
         return _parse_machine_yaml(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
         raise ConfigError(
-            unknown_choice_message("machine or file", name, known),
+            format_unknown_choice_message("machine or file", name, known),
             key="--machine",
             value=name,
             code="unknown_choice",
@@ -83,7 +83,7 @@ def _parse_machine_yaml(name: str, yaml_values: dict[str, Any]) -> Machine:
     for key in yaml_values:
         if key not in keys:
             raise ConfigError(
-                f"{key}: {unknown_choice_message('key', key, keys)}",
+                f"{key}: {format_unknown_choice_message('key', key, keys)}",
                 key="--machine",
                 value=name,
                 code="unknown_choice",

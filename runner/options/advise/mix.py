@@ -22,7 +22,7 @@ from runner.run import read_inputs_and_identify_job
 from runner.tasks.base import TaskContext, import_task_module
 from runner_base import MIB, ConfigError, Progress, user_cache
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_path_index, get_block_path
+from runner_engine.checkpoints import compute_weight_nbytes, find_block_number_position, get_block_path
 from runner_engine.checkpoints.linear_layers import find_linear_layers, plan_quantization
 from runner_engine.quantization.quantization_mix import QuantizationMix
 
@@ -198,7 +198,7 @@ def merge_layer_formats_by_module(format_by_path: dict[str, str], default_format
     found: dict[str, str] = {}
     for path, name in format_by_path.items():
         parts = path.split(".")
-        for depth in range(find_block_number_path_index(path) + 1, len(parts) + 1):
+        for depth in range(find_block_number_position(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
             inside = {kind for other, kind in format_by_path.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
@@ -210,7 +210,7 @@ def merge_layer_formats_by_module(format_by_path: dict[str, str], default_format
 
 def _strip_path_before_blocks(path: str) -> str:
     """Strip the prefix of a module path: `model.layers.0.mlp` becomes `layers.0.mlp`."""
-    return ".".join(path.split(".")[max(find_block_number_path_index(path) - 1, 0) :])
+    return ".".join(path.split(".")[max(find_block_number_position(path) - 1, 0) :])
 
 
 def load_or_measure_quantization_losses(model: MixableModel, compose: Compose) -> dict[str, dict[str, float]]:

@@ -31,7 +31,7 @@ from runner_compare.statistics import (
     Decision,
     Finding,
     SignFlipTest,
-    decide_comparisons,
+    decide_comparisons_with_holm,
     ratio_of_sums,
     sum_likelihoods_by_document,
 )
@@ -142,7 +142,7 @@ def recommend_and_verify_layer_formats(
         name: TestedChoice([f"uniform {name}"], model.uniform_choice(name), 0.0, 0.0, is_uniform=True)
         for name in ("none", *model.names)
     }
-    _run_job_per_format_choice(
+    _measure_format_choices_in_grid(
         shared,
         list(uniform.values()),
         [[f"quantization={name}", "quantization.overrides={}"] for name in uniform],
@@ -178,7 +178,7 @@ def recommend_and_verify_layer_formats(
             model.weight_mib(tried.choice),
             knapsack.total_loss(options, tried.choice),
         )
-    _run_job_per_format_choice(
+    _measure_format_choices_in_grid(
         shared, [mix, *others], [model.build_quantization_overrides(tried.choice) for tried in (mix, *others)]
     )
     known = {tried.choice for tried in (mix, *others)}
@@ -198,7 +198,9 @@ def _list_choices_to_test(
     model: MixableModel, options: Sequence[Sequence[LayerOption]], best_choice: FormatChoice, max_nbytes: int
 ) -> list[TestedChoice]:
     ways = [("mix", best_choice), ("greedy", knapsack.choose_formats_greedily(options, max_nbytes))]
-    ways += [("in the order of the layers", knapsack.assign_largest_formats_in_order(options, max_nbytes))]
+    ways += [
+        ("in the order of the layers", knapsack.assign_largest_fitting_formats_greedily(options, max_nbytes))
+    ]
     ways += [
         ("neighbour", neighbour)
         for neighbour in knapsack.find_choices_with_swapped_formats(
@@ -214,7 +216,7 @@ def _list_choices_to_test(
     return list(found.values())
 
 
-def _run_job_per_format_choice(
+def _measure_format_choices_in_grid(
     shared_overrides: list[str], choices: Sequence[TestedChoice], quantizations: Sequence[list[str]]
 ) -> None:
     """Run one job per format choice in a grid, and read the metrics that the jobs measure."""
@@ -258,6 +260,8 @@ def _compare_kl_with_alternative_formats(advice: MixAdvice) -> MixAdvice:
         both = list(zip(tried.texts, mix.texts, strict=True))
         lost = [(other_text.kl_nats or 0.0) - (mix_text.kl_nats or 0.0) for other_text, mix_text in both]
         tests.append((tried, SignFlipTest(lost, [float(mix_text.tokens) for _, mix_text in both], "token")))
-    for (tried, _), decision in zip(tests, decide_comparisons([test for _, test in tests]), strict=True):
+    for (tried, _), decision in zip(
+        tests, decide_comparisons_with_holm([test for _, test in tests]), strict=True
+    ):
         tried.effect = decision
     return advice

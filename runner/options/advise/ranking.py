@@ -23,7 +23,7 @@ from runner.options.advise.accuracies import compare_accuracies
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.recorded_kl import RecordedKl
 from runner_base.notes import Note, note
-from runner_compare.statistics import Decision, Finding, Test, decide_comparisons
+from runner_compare.statistics import Decision, Finding, Test, decide_comparisons_with_holm
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
@@ -84,7 +84,7 @@ class _PairwiseOrder:
         self.shown: dict[
             tuple[int, int], tuple[Decision, int]
         ] = {}  # of any two, and -1 if it is seen from the other
-        for pair, decision in zip(tests, decide_comparisons(tests.values()), strict=True):
+        for pair, decision in zip(tests, decide_comparisons_with_holm(tests.values()), strict=True):
             self.shown |= {pair: (decision, 1), pair[::-1]: (decision, -1)}
         self.time_ranks = _rank_candidate_times(candidates)
         self.memory_ranks = [0] * len(candidates)
@@ -176,7 +176,7 @@ class _PairwiseOrder:
             return self._describe_accuracy_difference(better_index, worse_index)
         why, known = (
             self._describe_deciding_criterion(better_index, worse_index),
-            self._describe_accuracies(better_index, worse_index),
+            self._make_accuracy_comparison_note(better_index, worse_index),
         )
         return note("reason", why=why, known=known)
 
@@ -204,7 +204,7 @@ class _PairwiseOrder:
             return note("less_memory", mib=candidate.best_known_mib, other_mib=next_candidate.best_known_mib)
         return note("alike")
 
-    def _describe_accuracies(self, first: int, second: int) -> Note:
+    def _make_accuracy_comparison_note(self, first: int, second: int) -> Note:
         candidate, next_candidate = self.candidates[first], self.candidates[second]
         accuracy, next_accuracy = candidate.accuracy, next_candidate.accuracy
         if accuracy is None and next_accuracy is None:

@@ -15,7 +15,7 @@ from runner.config.extractors import Extractor
 from runner.options.agents.keys import PromptStyle, Role
 from runner.options.agents.wording import PromptTexts, load_prompt_texts
 from runner.sandbox.sandbox import CodeOutcome
-from runner.scorers import extract_by_all_extractors, extract_by_extractor, numbers
+from runner.scorers import extract_by_all_extractors, extract_canonical_answer, numbers
 from runner.scorers import letters as letter_notation
 from runner_engine import Message
 
@@ -58,7 +58,7 @@ def extract_agent_answer(
     if role is not None and role.writes_code:
         return code_outcome.answer if code_outcome else None
     if not expects_letter:
-        return extract_by_extractor(
+        return extract_canonical_answer(
             reply_text, numbers, Extractor.flexible if is_complete else Extractor.strict
         )
     found = extract_by_all_extractors(reply_text, letter_notation)

@@ -102,7 +102,7 @@ class CostTally:
     def total_row(self, name: str) -> dict[str, Any]:
         return _table_row(name, self.total, writes_code=bool(self.programs))
 
-    def build_facts(self) -> dict[str, str]:
+    def build_token_count_facts(self) -> dict[str, str]:
         """Return the number of tokens by role and by graph edge, as text."""
         by_role = (
             f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}" for who, cost in self._ordered_roles()

@@ -249,7 +249,7 @@ class Discussion:
         )
 
     @property
-    def final_call(self) -> AnsweredCall:
+    def final_agent_call(self) -> AnsweredCall:
         assert self.has_ended
         at_round, agent = self._speaking[-1]
         last = f"{self.key}/{at_round}/{agent}"
@@ -266,7 +266,7 @@ class Discussion:
             case DecisionMethod.direct:
                 return self.votes[-1]
             case DecisionMethod.final_refer:
-                return self.final_call.answer
+                return self.final_agent_call.answer
 
     @property
     def votes(self) -> list[str | None]:
@@ -276,7 +276,7 @@ class Discussion:
     def text(self) -> str:
         """The team's final reply: that of the deciding agent if there is one, otherwise the last agent's."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
-        return self.last_round[-1].text if is_agents else self.final_call.text
+        return self.last_round[-1].text if is_agents else self.final_agent_call.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:

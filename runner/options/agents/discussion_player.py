@@ -101,8 +101,8 @@ class DiscussionPlayer:
 
         def handle_events(events: list[Event], wait_for_program: bool = False) -> bool:
             for discussion in [
-                *self._handle_completions(events),
-                *self._handle_program_outcomes(wait_for_program),
+                *self._deliver_completions_to_discussions(events),
+                *self._record_and_deliver_program_outcomes(wait_for_program),
             ]:
                 advance_discussion(discussion)
             self._on_step()
@@ -158,7 +158,7 @@ class DiscussionPlayer:
             self._asked[turn.id] = turn
         self._ready = []
 
-    def _handle_completions(self, events: list[Event]) -> list[Discussion]:
+    def _deliver_completions_to_discussions(self, events: list[Event]) -> list[Discussion]:
         """Handle the completions of one engine step, and return the discussions that they belong to."""
         discussions = []
         for event in events:
@@ -174,7 +174,7 @@ class DiscussionPlayer:
                 self._discussions.pop(self._asked.pop(event.id).id)
         return discussions
 
-    def _handle_program_outcomes(self, wait_for_program: bool) -> list[Discussion]:
+    def _record_and_deliver_program_outcomes(self, wait_for_program: bool) -> list[Discussion]:
         """Handle the outcomes of programs that have ended, and return the discussions that they belong to.
 
         With `wait_for_program`, the call blocks until a program has ended.

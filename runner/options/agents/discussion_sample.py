@@ -51,7 +51,7 @@ def get_team_finish_reason(discussion: Discussion) -> FinishReason:
     Without an answer, the reason is truncation if any agent's reply was truncated.
     """
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
-        return _get_agent_call_finish_reason(discussion.final_call)
+        return _get_agent_call_finish_reason(discussion.final_agent_call)
     reasons = {_get_agent_call_finish_reason(answered) for answered in discussion.answered.values()}
     return (
         FinishReason.length

@@ -129,7 +129,7 @@ class Graph:
         """
         choices: list[EdgeDecision] = []
 
-        def draw_edge_decision(edge_kind: Kind, edge: Edge) -> bool:
+        def sample_edge_decision(edge_kind: Kind, edge: Edge) -> bool:
             edges = self.edges_by_kind[edge_kind]
             if not edges.optimized:
                 return True
@@ -139,10 +139,10 @@ class Graph:
             return chosen
 
         spatial = select_acyclic_edges(
-            self.num_agents, self.spatial.list_live(), lambda edge: draw_edge_decision("spatial", edge)
+            self.num_agents, self.spatial.list_live(), lambda edge: sample_edge_decision("spatial", edge)
         )
         temporal = self.temporal.list_live() if round_index > 0 else []
-        temporal = [edge for edge in temporal if draw_edge_decision("temporal", edge)]
+        temporal = [edge for edge in temporal if sample_edge_decision("temporal", edge)]
         log_prob = math.fsum(
             compute_edge_log_probability(
                 float(self.edges_by_kind[choice.kind].logits[choice.edge]), choice.taken

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from runner.core.json_fields import JsonFieldReader
 from runner.options.agents.graph import Edges, Graph, Kind
 from runner.options.agents.keys import Topology
-from runner_base import DataError, load_json_object, os_errors_as_data_error, unknown_choice_message
+from runner_base import DataError, format_unknown_choice_message, load_json_object, os_errors_as_data_error
 
 VERSION = 2
 MAX_BYTES = 4 * 2**20  # 64 agents need less than 1 MiB
@@ -146,7 +146,7 @@ class _GraphReader(JsonFieldReader):
                 need = f"{json.dumps(value)} (all rounds share the edges)"
                 self.raise_error(key, need, values[key])
         self.read_choice("mode", values["mode"], tuple(mode.value for mode in Topology))
-        mode, agents = Topology(values["mode"]), self.read_count("agents", values["agents"])
+        mode, agents = Topology(values["mode"]), self.read_non_negative_integer("agents", values["agents"])
         if agents < 1 or (mode is Topology.direct_answer and agents != 1):
             self.raise_error(
                 "agents", "1 for direct_answer" if mode is Topology.direct_answer else "at least 1", agents
@@ -191,7 +191,8 @@ class _GraphReader(JsonFieldReader):
                 need = "a string, a finite number, true, false or null"
                 self.raise_error(key, need, setting)
         iterations, questions = (
-            self.read_count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
+            self.read_non_negative_integer(f"learned.{name}", values[name])
+            for name in ("iterations", "questions")
         )
         return TrainingRecord(iterations, questions, values["seed"], settings)
 
@@ -232,10 +233,8 @@ class _GraphReader(JsonFieldReader):
         for key in keys:
             if key not in values:
                 raise DataError(f"{inside}{key} is missing", key=self.path, code="damaged")
+        where = f" (in {section})" if section else ""
         for key in values:
             if key not in keys:
-                raise DataError(
-                    f"{unknown_choice_message('key', key[:LONGEST_NAME], keys)}{f' (in {section})' if section else ''}",
-                    key=self.path,
-                    code="unknown_choice",
-                )
+                message = format_unknown_choice_message("key", key[:LONGEST_NAME], keys)
+                raise DataError(message + where, key=self.path, code="unknown_choice")

@@ -166,7 +166,7 @@ def live_probabilities(edge_set: Edges) -> Matrix:
     return np.where(edge_set.live, edge_set.probabilities, 0.0)
 
 
-def prune_lowest_edges(edges: Edges, pruning_rate: float) -> list[Edge]:
+def prune_edges_with_lowest_logits(edges: Edges, pruning_rate: float) -> list[Edge]:
     """Prune the given fraction of edges, and at least one edge. Edges with the lowest logits are pruned
     first.
 

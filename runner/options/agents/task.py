@@ -104,7 +104,7 @@ class _AgentsJob:
         # checked before the model is loaded: without a sandbox, no program is run
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.detect_protections() if writes_code else None
-        at_once = min(PROGRAMS_AT_ONCE, machine.available_cores())
+        at_once = min(PROGRAMS_AT_ONCE, machine.count_available_cpu_cores())
         more = self.open_session, self.show_progress, at_once, task.role_adapter
         with DiscussionPlayer(self.calls, self.sandbox, *more) as player:
             solved = self.train_communication_graph(player) if task.is_trained else []
@@ -126,7 +126,7 @@ class _AgentsJob:
             score_included_samples(samples) | self.tally.compute_metrics(len(samples)) | edges,
             self.tally.build_token_cost_rows()
             + ([self.training.total_row("training")] if task.is_trained else []),
-            self.tally.build_facts(),
+            self.tally.build_token_count_facts(),
         )
         result.metrics |= count_answers_by_model(self.scored_calls)
         if task.has_several_samples:

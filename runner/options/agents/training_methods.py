@@ -24,7 +24,7 @@ from runner.options.agents.graph_training import (
     compute_low_rank_penalty,
     live_probabilities,
     nuclear_norm,
-    prune_lowest_edges,
+    prune_edges_with_lowest_logits,
 )
 from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, TrainingMethod
 
@@ -110,7 +110,7 @@ class AgentPruneCode(PeriodicPruning):
 def prune_trained_edges(graph: Graph, pruning_rate: float) -> Pruned:
     """Prune the trained edges within a round (spatial) and between rounds (temporal) separately."""
     return {
-        kind: tuple(prune_lowest_edges(edges, pruning_rate))
+        kind: tuple(prune_edges_with_lowest_logits(edges, pruning_rate))
         for kind, edges in graph.edges_by_kind.items()
         if edges.optimized
     }

@@ -31,7 +31,7 @@ def extract_program(answer: str, problem: CodeProblem) -> str | None:
     if problem.is_described:
         return None
     for source in sources:
-        if (body := _find_body(source, problem)) is not None:
+        if (body := _append_function_body_to_prompt(source, problem)) is not None:
             return body
     return None
 
@@ -53,7 +53,7 @@ def _trim_prose(text: str, name: str) -> str:
     return "\n".join(lines[begins[0] :]).strip("\n")
 
 
-def _find_body(text: str, problem: CodeProblem) -> str | None:
+def _append_function_body_to_prompt(text: str, problem: CodeProblem) -> str | None:
     """Return the prompt with the text as the function's body. None if the text is no such body."""
     lines = text.strip("\n").split("\n")
     is_indented = lines[0][:1].isspace()
@@ -70,7 +70,7 @@ def _find_body(text: str, problem: CodeProblem) -> str | None:
         if body.strip() and _is_valid(problem.prompt + body) and (is_indented or _is_inside(body))
     ]
     program = problem.prompt + max(bodies, key=lambda body: body.count("\n"), default="")
-    return program if bodies and _has_statement(program, problem.entry_point) else None
+    return program if bodies and _has_function_with_statements(program, problem.entry_point) else None
 
 
 def _is_inside(body: str) -> bool:
@@ -78,7 +78,7 @@ def _is_inside(body: str) -> bool:
     return all(line[:1].isspace() for line in body.split("\n") if line.strip())
 
 
-def _has_statement(program: str, name: str) -> bool:
+def _has_function_with_statements(program: str, name: str) -> bool:
     """Return whether a function contains more than texts and single names, such as words of prose."""
     for node in ast.walk(ast.parse(program)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:

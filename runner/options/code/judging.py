@@ -25,7 +25,7 @@ PRINTED_KIB = 1024  # many tests call a function that prints
 
 def count_parallel_programs() -> int:
     """Return how many programs may run at once. One core stays free for decoding."""
-    return max(1, machine.available_cores() - 1)
+    return max(1, machine.count_available_cpu_cores() - 1)
 
 
 def create_program_limits(timeout_s: int, memory_mib: int) -> SandboxLimits:

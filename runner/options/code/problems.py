@@ -44,7 +44,7 @@ class CodeProblem:
     @property
     def preamble(self) -> str:
         """What stands before the function in the prompt: imports and helper functions."""
-        return "" if self.is_described else split_prompt(self.prompt, self.entry_point)[0]
+        return "" if self.is_described else split_prompt_before_function(self.prompt, self.entry_point)[0]
 
 
 def read_code_problems(data: str, subset: str | None, split: str, limit: int | None) -> list[CodeProblem]:
@@ -83,7 +83,7 @@ def parse_problem(row: dict[str, Any]) -> CodeProblem:
 def _parse_humaneval(row: dict[str, Any]) -> CodeProblem:
     prompt, entry_point = _get_required_text(row, "prompt"), _get_required_text(row, "entry_point")
     solution, test = _get_required_text(row, "canonical_solution"), _get_required_text(row, "test")
-    preamble = split_prompt(prompt, entry_point)[0]
+    preamble = split_prompt_before_function(prompt, entry_point)[0]
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point is {entry_point[:40]!r}, which is not a name")
     tests = f"{preamble}\n{test}\n\ncheck({entry_point})\n"
@@ -95,8 +95,8 @@ def _parse_humaneval(row: dict[str, Any]) -> CodeProblem:
 
 def _parse_mbpp(row: dict[str, Any]) -> CodeProblem:
     prompt = _get_required_text(row, "text" if row.get("text") else "prompt")
-    solution, shown = _get_required_text(row, "code"), _get_texts(row, "test_list")
-    setup = [*_get_texts(row, "test_imports", may_be_missing=True)]
+    solution, shown = _get_required_text(row, "code"), _read_text_list_from_row(row, "test_list")
+    setup = [*_read_text_list_from_row(row, "test_imports", may_be_missing=True)]
     if row.get("test_setup_code"):
         setup.append(_get_required_text(row, "test_setup_code"))
     judged = [_get_required_text(row, "test")] if row.get("test") else shown  # MBPP+ has a longer test
@@ -123,7 +123,7 @@ def _get_required_text(row: dict[str, Any], key: str) -> str:
     return text
 
 
-def _get_texts(row: dict[str, Any], key: str, may_be_missing: bool = False) -> list[str]:
+def _read_text_list_from_row(row: dict[str, Any], key: str, may_be_missing: bool = False) -> list[str]:
     texts = row.get(key)
     if texts is None and may_be_missing:
         return []
@@ -143,7 +143,7 @@ def _check_syntax(key: str, program: str) -> None:
         raise ValueError(f"{key} is not valid Python ({error})") from error
 
 
-def split_prompt(prompt: str, entry_point: str) -> tuple[str, str]:
+def split_prompt_before_function(prompt: str, entry_point: str) -> tuple[str, str]:
     """Split the beginning of a program before the definition of its function."""
     found = [*re.finditer(rf"^(?:async\s+)?def\s+{re.escape(entry_point)}\b", prompt, re.M)]
     if not found:

@@ -18,7 +18,7 @@ def count_outcomes(samples: Sequence[Sample]) -> dict[str, float]:
     return {f"programs/{outcome}": counts[outcome] for outcome in OUTCOMES}
 
 
-def build_outcome_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def build_program_outcome_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """Return each outcome with its most frequent reason, most frequent outcome first."""
     recorded = [answer.extracted or {} for sample in samples for answer in sample.answers]
     rows = []

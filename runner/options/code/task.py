@@ -11,7 +11,7 @@ from runner.options.code.keys import CodeConfig
 from runner.options.code.problems import CodeProblem, hash_problems, read_code_problems
 from runner.options.code.render.notes import NOTES
 from runner.options.code.render.titles import BY_OUTCOME, format_problem_summary
-from runner.options.code.scores import build_outcome_rows, compute_pass_at_k, count_outcomes
+from runner.options.code.scores import build_program_outcome_rows, compute_pass_at_k, count_outcomes
 from runner.render.notes import render_notes
 from runner.sandbox.render import describe_sandbox_protections
 from runner.sandbox.sandbox import Sandbox
@@ -85,7 +85,7 @@ def prepare(config: RunnerConfig) -> CodeInputs:
         count=len(problems),
         data=describe_dataset(task.data, task.split, sha256),
     )
-    inputs.add_baseline(config, VERSION)
+    inputs.find_baseline_and_extend_hashes(config, VERSION)
     return inputs
 
 
@@ -114,7 +114,7 @@ def run(inputs: CodeInputs, context: TaskContext) -> Result:
         rows,
         done.facts | {"sandbox": protections},
         problems=done.problems,
-        tables=done.tables | {BY_OUTCOME: build_outcome_rows(done.samples)},
+        tables=done.tables | {BY_OUTCOME: build_program_outcome_rows(done.samples)},
     )
     limit = {LIMIT: str(context.config.generation.max_new_tokens)}
     notes = [*done.note_values, *filter(None, [format_cut_off_message(scores, limit)])]
@@ -132,10 +132,10 @@ def build_job_requests(inputs: CodeInputs) -> list[Request]:
 
 
 def build_requests(task: CodeConfig, problems: Sequence[CodeProblem]) -> list[Request]:
-    return [build_request(task, number, problem) for number, problem in enumerate(problems)]
+    return [build_code_problem_request(task, number, problem) for number, problem in enumerate(problems)]
 
 
-def build_request(task: CodeConfig, number: int, problem: CodeProblem) -> Request:
+def build_code_problem_request(task: CodeConfig, number: int, problem: CodeProblem) -> Request:
     random_id = build_random_id(number, task.repeat_index)
     if not task.uses_chat_template:
         prompt, stops = build_completion_prompt(problem), list_stop_strings(problem)

@@ -87,9 +87,9 @@ def _run_lm_eval(arguments: list[str]) -> None:
         if (error.name or "").split(".")[0] != "lm_eval":
             raise
         raise ConfigError(f"{NAME} {NEEDED}", code="needs_package") from error
-    register_engine_model()
+    register_model_with_lm_eval()
     before = sys.argv
-    sys.argv = [NAME, *add_default_model(arguments)]  # lm-eval reads them there
+    sys.argv = [NAME, *add_default_model_argument(arguments)]  # lm-eval reads them there
     try:
         command.cli_evaluate()
     except SystemExit as end:
@@ -99,7 +99,7 @@ def _run_lm_eval(arguments: list[str]) -> None:
         sys.argv = before
 
 
-def add_default_model(arguments: list[str]) -> list[str]:
+def add_default_model_argument(arguments: list[str]) -> list[str]:
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
     names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
     asks_help = {"-h", "--help"} & {*arguments}
@@ -108,7 +108,7 @@ def add_default_model(arguments: list[str]) -> list[str]:
     return [*arguments, "--model", MODEL]
 
 
-def register_engine_model() -> None:
+def register_model_with_lm_eval() -> None:
     """Register the model `runner` with lm-eval unless it is registered already."""
     from lm_eval.api.registry import model_registry
 

@@ -26,7 +26,7 @@ from runner.config.resolved import resolve_job
 from runner.engines import create_lazy_engine
 from runner.engines.kinds import get_model_kind
 from runner.library.load import build_load_config
-from runner_base import ConfigError, JobFailed, unknown_choice_message
+from runner_base import ConfigError, JobFailed, format_unknown_choice_message
 from runner_engine import Capability, Completion, Event, Request, Sampling, require_capabilities, run_requests
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenization import encode_text
@@ -84,7 +84,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 value=keys[key],
                 code="unknown_choice",
             )
-        groups, own = split_choices_and_model_keys(
+        groups, own = split_lm_eval_model_args(
             {key: value for key, value in keys.items() if key not in IGNORED}
         )
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
@@ -270,7 +270,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
             raise ConfigError(
-                unknown_choice_message("setting of generating", key, SAMPLING_SETTINGS),
+                format_unknown_choice_message("setting of generating", key, SAMPLING_SETTINGS),
                 key=key,
                 value=given[key],
                 code="unknown_choice",
@@ -309,7 +309,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         return (completions[request.id] for request in requests)
 
 
-def split_choices_and_model_keys(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_lm_eval_model_args(model_args: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split model arguments such as `rope=yarn, dtype=float32` into config group choices and keys of
     group `model`.
     """

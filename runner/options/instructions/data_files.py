@@ -8,7 +8,7 @@ from typing import Any
 from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
 from runner.datasets.row_layouts import RowKeys
 from runner.options.instructions.kinds import KINDS, Instruction, InstructionPrompt
-from runner_base import DataError, unknown_choice_message
+from runner_base import DataError, format_unknown_choice_message
 
 KEYS = ("key", "prompt", "instruction_id_list", "kwargs")
 
@@ -50,7 +50,7 @@ def _parse_prompt(row: dict[str, Any]) -> InstructionPrompt:
 
 def _parse_instruction(kind: Any, arguments: Any) -> Instruction:
     if kind not in KINDS:
-        raise ValueError(unknown_choice_message("instruction", str(kind), KINDS, show_choices=False))
+        raise ValueError(format_unknown_choice_message("instruction", str(kind), KINDS, show_choices=False))
     if not isinstance(arguments, dict):
         raise ValueError(f"kwargs of {kind} must be an object")
     return Instruction.from_arguments(kind, arguments)

@@ -90,7 +90,9 @@ def generate_prompts(
         rng = Random(f"{seed}/{number}/{cycle}")
         first = starts[number][cycle % len(starts[number])]
         prompts.append(
-            _make_prompt(f"embedded_{number}_{cycle}", _draw_kinds(first, number, kinds, rng), rng)
+            _make_prompt(
+                f"embedded_{number}_{cycle}", _choose_random_instruction_kinds(first, number, kinds, rng), rng
+            )
         )
     return prompts
 
@@ -114,7 +116,7 @@ def are_compatible(first: str, second: str) -> bool:
     return all(other in ONLY_WITH.get(kind, {other}) for kind, other in ((first, second), (second, first)))
 
 
-def _draw_kinds(first: str, number: int, kinds: Sequence[str], rng: Random) -> list[str]:
+def _choose_random_instruction_kinds(first: str, number: int, kinds: Sequence[str], rng: Random) -> list[str]:
     chosen = [first]
     while len(chosen) < number:
         fitting = [

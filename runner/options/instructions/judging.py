@@ -54,7 +54,7 @@ class InstructionJudge(QuestionJudge):
         self._checked: dict[int, tuple[str, FollowedInstructions]] = {}
 
     def __call__(self, sample: Sample, *_completions: object) -> Sample:
-        prompt, followed = self.prompts[sample.index], self.check_sample(sample)
+        prompt, followed = self.prompts[sample.index], self.check_sample_follows_instructions(sample)
         kinds = [instruction.kind for instruction in prompt.instructions]
         extracted = {
             FAILED: _join_failed(kinds, followed.strict),
@@ -70,7 +70,7 @@ class InstructionJudge(QuestionJudge):
             cluster=kinds[0] if self.cluster is ClusterKey.kind else None,
         )
 
-    def check_sample(self, sample: Sample) -> FollowedInstructions:
+    def check_sample_follows_instructions(self, sample: Sample) -> FollowedInstructions:
         prompt, response = self.prompts[sample.index], _get_response(sample)
         known = self._checked.get(sample.index)
         if known is None or known[0] != response:
@@ -94,13 +94,14 @@ def _choose_verdict(sample: Sample, followed: FollowedInstructions, prompt: Inst
         return Verdict.correct
     response = _get_response(sample)
     if sample.answer.is_unfinished or (
-        sample.answer.is_stuck_in_loop and all(check_response(_continue_loop(response), prompt).strict)
+        sample.answer.is_stuck_in_loop
+        and all(check_response(_extend_response_by_repeating_loop(response), prompt).strict)
     ):
         return Verdict.cut_off
     return Verdict.wrong if response.strip() else Verdict.no_answer
 
 
-def _continue_loop(response: str) -> str:
+def _extend_response_by_repeating_loop(response: str) -> str:
     """Return a response with its last loop continued, so that it is long enough for every number of words."""
     loop = find_loop_at_end(response)
     if loop is None:  # the thinking is a loop

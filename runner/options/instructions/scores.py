@@ -41,7 +41,7 @@ def _compute_share(name: str, verdicts: Sequence[bool], clusters: Sequence[str |
     return {name: sum(shares) / len(shares), f"{name}_low": low, f"{name}_high": high}
 
 
-def build_kind_rows(prompts: Sequence[CheckedPrompt]) -> list[dict[str, Any]]:
+def compute_accuracy_by_instruction_kind(prompts: Sequence[CheckedPrompt]) -> list[dict[str, Any]]:
     """Return the accuracy of each kind of instruction, most difficult first."""
     checked = [
         (kind, strict, loose)
@@ -57,14 +57,14 @@ def build_kind_rows(prompts: Sequence[CheckedPrompt]) -> list[dict[str, Any]]:
             "strict_percent": _percent(strict for _, strict, _ in group),
             "loose_percent": _percent(loose for _, _, loose in group),
         }
-        for kind, group in _group(checked, lambda each: each[0])
+        for kind, group in _group_values_by_key(checked, lambda each: each[0])
     ]
     return sorted(rows, key=lambda row: (row["strict_percent"], row["instruction"]))
 
 
 def build_level_rows(prompts: Sequence[CheckedPrompt]) -> list[dict[str, Any]]:
     """Return the accuracy over the prompts with each number of instructions. Empty for a single number."""
-    groups = sorted(_group(prompts, lambda prompt: len(prompt.kinds)))
+    groups = sorted(_group_values_by_key(prompts, lambda prompt: len(prompt.kinds)))
     return [
         {
             "instructions": number,
@@ -77,7 +77,9 @@ def build_level_rows(prompts: Sequence[CheckedPrompt]) -> list[dict[str, Any]]:
     ]
 
 
-def _group(values: Iterable[Any], find_key: Callable[[Any], Hashable]) -> list[tuple[Any, list[Any]]]:
+def _group_values_by_key(
+    values: Iterable[Any], find_key: Callable[[Any], Hashable]
+) -> list[tuple[Any, list[Any]]]:
     groups: dict[Hashable, list[Any]] = {}
     for value in values:
         groups.setdefault(find_key(value), []).append(value)

@@ -51,7 +51,7 @@ def count_sentences(text: str, max_count: int) -> int:
     """Count the sentences of a text. The count stops at `max_count`, because a text may have a million."""
     text = MANY_MARKS.sub("!!", text)
     count = shift = 0
-    for (start, end), following in _with_next(_split_at_sentence_ends(text)):
+    for (start, end), following in _pair_with_next_value(_split_at_sentence_ends(text)):
         start, shift = start + shift, 0
         closing = None if following is None else CLOSING_MARKS.match(text, *following)
         if closing is not None:  # they belong to the sentence before
@@ -65,7 +65,7 @@ def count_sentences(text: str, max_count: int) -> int:
 def _split_at_sentence_ends(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of each piece. Of several marks in one word, the last one ends the piece."""
     start = 0
-    for word, following in _with_next(WORDS.finditer(text)):
+    for word, following in _pair_with_next_value(WORDS.finditer(text)):
         if MARKS.isdisjoint(word[0]):
             continue
         end, ends_here = 0, False
@@ -79,7 +79,7 @@ def _split_at_sentence_ends(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text.rstrip())
 
 
-def _with_next(values: Iterable[T]) -> Iterator[tuple[T, T | None]]:
+def _pair_with_next_value(values: Iterable[T]) -> Iterator[tuple[T, T | None]]:
     """Yield each value with the value after it, or with None at the end."""
     first, following = tee(values)
     next(following, None)

@@ -20,8 +20,8 @@ from runner.options.instructions.languages import PACKAGE, require_langdetect
 from runner.options.instructions.render.titles import BY_KIND, BY_LEVEL, format_prompt_summary
 from runner.options.instructions.scores import (
     CheckedPrompt,
-    build_kind_rows,
     build_level_rows,
+    compute_accuracy_by_instruction_kind,
     compute_instruction_metrics,
 )
 from runner.render.notes import render_notes
@@ -48,7 +48,7 @@ from runner.tasks import (
     typed_task_config,
 )
 from runner.tasks import has_configured_baseline as has_configured_baseline  # for the plan of a grid
-from runner_base import ConfigError, Result, unknown_choice_message
+from runner_base import ConfigError, Result, format_unknown_choice_message
 from runner_compare import format_cut_off_message
 from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Request, require_capabilities
@@ -80,7 +80,7 @@ def prepare(config: RunnerConfig) -> InstructionsInputs:
     for kind in task.exclude_kinds:
         if kind not in KINDS:
             raise ConfigError(
-                unknown_choice_message("instruction", kind, KINDS),
+                format_unknown_choice_message("instruction", kind, KINDS),
                 key="task.exclude_kinds",
                 value=",".join(task.exclude_kinds),
                 code="unknown_choice",
@@ -108,7 +108,7 @@ def prepare(config: RunnerConfig) -> InstructionsInputs:
         count=len(prompts),
         data=describe_dataset(task.data, task.split, hashes["data"]),
     )
-    inputs.add_baseline(config, VERSION)
+    inputs.find_baseline_and_extend_hashes(config, VERSION)
     return inputs
 
 
@@ -155,14 +155,14 @@ def run(inputs: InstructionsInputs, context: TaskContext) -> Result:
     checked = [
         CheckedPrompt(
             tuple(instruction.kind for instruction in inputs.prompts[sample.index].instructions),
-            judge.check_sample(sample),
+            judge.check_sample_follows_instructions(sample),
             sample.cluster,
         )
         for sample in done.samples
     ]
     metrics = score_included_samples(done.samples) | compute_instruction_metrics(checked) | done.metrics
     result = Result(metrics, facts=done.facts, problems=done.problems, tables=done.tables)
-    result.tables |= {BY_KIND: build_kind_rows(checked)}
+    result.tables |= {BY_KIND: compute_accuracy_by_instruction_kind(checked)}
     if levels := build_level_rows(checked):
         result.tables[BY_LEVEL] = levels
     limit = {LIMIT: str(context.config.generation.max_new_tokens)}

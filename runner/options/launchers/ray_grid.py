@@ -176,7 +176,7 @@ class RayExecutor(Executor):
     def _receive_job_progress_and_files(self) -> None:
         import ray
 
-        states, files = ray.get(self.mailbox.take_new_progress_and_files.remote())
+        states, files = ray.get(self.mailbox.drain_job_progress_and_files.remote())
         running = {*self._running.values()}
         for number, state in states.items():
             if number in running and number not in self._since:

@@ -46,7 +46,7 @@ class SharedFile:
     text: str
 
     @property
-    def is_readable_here(self) -> bool:
+    def shares_disk_with_grid(self) -> bool:
         """Whether this process can read the file, that is, whether it shares a disk with the grid."""
         with suppress(OSError):
             return Path(self.path).read_text(encoding="utf-8") == self.text
@@ -93,7 +93,7 @@ class Mailbox:
             self.files[job_index] = files
         return self.told_to_stop
 
-    def take_new_progress_and_files(self) -> tuple[dict[int, ProgressState | None], dict[int, bytes]]:
+    def drain_job_progress_and_files(self) -> tuple[dict[int, ProgressState | None], dict[int, bytes]]:
         """Return the progress and files that jobs have reported since the last call."""
         news = self.states, self.files
         self.states, self.files = {}, {}
@@ -168,7 +168,7 @@ def run_ray_job(request: RayJobRequest, mailbox: Any) -> RayJobResult:
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(request.working_directory)
     with signals.install_handlers_temporarily(), use_info_logging():
-        if request.shared.is_readable_here:
+        if request.shared.shares_disk_with_grid:
             return RayJobResult(
                 run_and_report_job(request, request.config, mailbox, None), host, request.job_id
             )

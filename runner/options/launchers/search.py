@@ -117,7 +117,7 @@ class OptunaSearch(LaunchingSweeper):
                 self.run_unfinished_and_new_trials(owner)
         finally:
             with report_step("describing the search"):
-                self.show_results()
+                self.print_and_save_search_results()
 
     def open_study(self, output_dir: Path, exit_stack: ExitStack) -> Study:
         """Open the Optuna study of this search. The exit stack closes its database connections."""
@@ -340,7 +340,7 @@ class OptunaSearch(LaunchingSweeper):
         state = without_score if score is None else None
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
-    def show_results(self) -> None:
+    def print_and_save_search_results(self) -> None:
         """Print all trials and the best trial. Saves the best trial and plots in the study's folder."""
         from optuna.trial import TrialState
 

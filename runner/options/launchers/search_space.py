@@ -21,9 +21,9 @@ from runner_base import (
     check_config_values,
     check_value,
     config_field,
+    format_unknown_choice_message,
     in_range,
     short_hash,
-    unknown_choice_message,
 )
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class SearchSettings:
         ):
             if value not in known:
                 raise ConfigError(
-                    unknown_choice_message(key.split(".")[0], str(value), known),
+                    format_unknown_choice_message(key.split(".")[0], str(value), known),
                     key=f"hydra.sweeper.{key}",
                     value=value,
                     code="unknown_choice",

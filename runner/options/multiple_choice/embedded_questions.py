@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.datasets.word_problems import Problem, Split, generate_problem
 from runner.options.multiple_choice.keys import LEVELS
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 
 NUM_CHOICES = 4
 ERRORS = (-20, -10, -3, -2, -1, 1, 2, 3, 10, 20)  # by which the results of wrong choices differ
@@ -19,21 +19,25 @@ def generate_records(split: str, count: int) -> Iterator[dict[str, Any]]:
     names = [each.value for each in Split]
     if split not in names:
         raise ConfigError(
-            unknown_choice_message("split of the embedded data", split, names),
+            format_unknown_choice_message("split of the embedded data", split, names),
             key="task.split",
             value=split,
             code="unknown_choice",
         )
     for index in range(count):
-        yield _make_record(generate_problem(Split(split), index), Random(f"{split}/{index}"), 1 + index % 2)
+        yield _build_multiple_choice_record(
+            generate_problem(Split(split), index), Random(f"{split}/{index}"), 1 + index % 2
+        )
 
 
-def _make_record(problem: Problem, random: Random, level: int) -> dict[str, Any]:
+def _build_multiple_choice_record(problem: Problem, random: Random, level: int) -> dict[str, Any]:
     gold = int(problem.gold)
     possible = [gold + error for error in ERRORS if gold + error > 0]
     results = [gold, *random.sample(possible, NUM_CHOICES - 1)]
     random.shuffle(results)
-    choices = [_replace_result(problem, result) if level == 1 else str(result) for result in results]
+    choices = [
+        _replace_worked_answer_result(problem, result) if level == 1 else str(result) for result in results
+    ]
     return {
         "question": problem.question,
         "choices": choices,
@@ -42,7 +46,7 @@ def _make_record(problem: Problem, random: Random, level: int) -> dict[str, Any]
     }
 
 
-def _replace_result(problem: Problem, result: int) -> str:
+def _replace_worked_answer_result(problem: Problem, result: int) -> str:
     """Return the worked answer with another result in its last step."""
     steps = problem.answer.rpartition("\n")[0]
     before, _, last = steps.rpartition("=")

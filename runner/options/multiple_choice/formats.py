@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.options.multiple_choice.keys import ChoiceMetric
 from runner.scorers import LETTERS
-from runner_base import ConfigError, DataError, format_truncated_repr, read_text, unknown_choice_message
+from runner_base import (
+    ConfigError,
+    DataError,
+    format_truncated_repr,
+    format_unknown_choice_message,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -58,11 +64,11 @@ class ChoiceFormat:
 
     def render(self, key: str, values: Mapping[str, Any]) -> str:
         """Render a template with the values of a record. Raises ValueError if a value is missing."""
-        return str(self._evaluate(key, values, self._compiled[key].render))
+        return str(self._evaluate(key, values, self._compiled_templates_and_expressions[key].render))
 
     def evaluate(self, key: str, values: Mapping[str, Any]) -> Any:
         """Evaluate an expression with the values of a record. Raises ValueError if a value is missing."""
-        value = self._evaluate(key, values, self._compiled[key])
+        value = self._evaluate(key, values, self._compiled_templates_and_expressions[key])
         if value is None:
             raise ValueError(f"{key} ({getattr(self, key)}) has no value")
         return value
@@ -76,7 +82,7 @@ class ChoiceFormat:
             raise ValueError(f"{key} ({getattr(self, key)[-60:]!r}) fails: {error}") from error
 
     @cached_property
-    def _compiled(self) -> dict[str, Any]:
+    def _compiled_templates_and_expressions(self) -> dict[str, Any]:
         from jinja2 import TemplateError
 
         compiled: dict[str, Any] = {}
@@ -134,7 +140,7 @@ def parse_record(values: Mapping[str, Any], form: ChoiceFormat) -> ChoiceRecord:
     if form.labels is not None:
         gold = _parse_labels(form.evaluate("labels", values), len(texts))
     else:
-        gold = _parse_gold(form.evaluate("gold", values), texts)
+        gold = _parse_gold_choice_indices(form.evaluate("gold", values), texts)
     lettered = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
     by_choice = [
         {**values, "choice": text, "letter": letter, "lettered": lettered}
@@ -166,7 +172,7 @@ def _parse_labels(labels: Any, num_choices: int) -> tuple[int, ...]:
     return right
 
 
-def _parse_gold(gold: Any, choices: tuple[str, ...]) -> tuple[int, ...]:
+def _parse_gold_choice_indices(gold: Any, choices: tuple[str, ...]) -> tuple[int, ...]:
     values = [gold] if isinstance(gold, str) or not isinstance(gold, Sequence) else gold
     right = tuple(dict.fromkeys(_find_gold_index(value, choices) for value in values))
     if not right:
@@ -196,14 +202,14 @@ def list_format_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_format(name: str, key: str) -> ChoiceFormat:
+def load_multiple_choice_format(name: str, key: str) -> ChoiceFormat:
     """Load a format by its name or from a YAML file. Raises ConfigError that names the config key."""
     path = Path(name).expanduser()
     if path.suffix not in YAML_SUFFIXES:
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
             raise ConfigError(
-                unknown_choice_message("data set", name, list_format_names()),
+                format_unknown_choice_message("data set", name, list_format_names()),
                 key=key,
                 value=name,
                 code="unknown_choice",
@@ -223,13 +229,15 @@ def load_format(name: str, key: str) -> ChoiceFormat:
     for each, value in values.items():
         if each not in known:
             raise ConfigError(
-                unknown_choice_message("key of a format", str(each), known), key=path, code="unknown_choice"
+                format_unknown_choice_message("key of a format", str(each), known),
+                key=path,
+                code="unknown_choice",
             )
         values[each] = str(value)
-    return _check_format(values, path)
+    return _check_and_build_choice_format(values, path)
 
 
-def _check_format(values: dict[str, Any], path: Path) -> ChoiceFormat:
+def _check_and_build_choice_format(values: dict[str, Any], path: Path) -> ChoiceFormat:
     missing = [key for key in ("question", "prompt", "choices") if key not in values]
     if missing or ("gold" in values) == ("labels" in values):
         need = missing[0] if missing else "either gold or labels"
@@ -237,7 +245,7 @@ def _check_format(values: dict[str, Any], path: Path) -> ChoiceFormat:
     for key, choices in (("metric", [each.value for each in ChoiceMetric]), ("shots_order", ORDERS)):
         if key in values and values[key] not in choices:
             raise ConfigError(
-                unknown_choice_message(key, values[key], choices), key=path, code="unknown_choice"
+                format_unknown_choice_message(key, values[key], choices), key=path, code="unknown_choice"
             )
     if "metric" in values:
         values["metric"] = ChoiceMetric(values["metric"])

@@ -21,7 +21,7 @@ from runner.options.multiple_choice.formats import (
     YAML_SUFFIXES,
     ChoiceFormat,
     ChoiceRecord,
-    load_format,
+    load_multiple_choice_format,
     parse_record,
 )
 from runner.options.multiple_choice.keys import MultipleChoiceConfig
@@ -65,7 +65,7 @@ class LoadedQuestions:
 
 def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
     """Return the selected questions. Raises DataError with file and line of a malformed record."""
-    form = _choose_format(task)
+    form = _load_multiple_choice_format(task)
     data = form.data or task.data
     split = task.split or form.split
     # a folder has the subset's files alone, unless task.subset names one of its folders
@@ -85,18 +85,18 @@ def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
     return LoadedQuestions(questions, form, data, split)
 
 
-def _choose_format(task: MultipleChoiceConfig) -> ChoiceFormat:
+def _load_multiple_choice_format(task: MultipleChoiceConfig) -> ChoiceFormat:
     if task.format is not None:
-        return replace(load_format(task.format, "task.format"), data=None, subset=None)
+        return replace(load_multiple_choice_format(task.format, "task.format"), data=None, subset=None)
     path = Path(task.data).expanduser()
     if path.suffix in YAML_SUFFIXES:
-        form = load_format(task.data, "task.data")
+        form = load_multiple_choice_format(task.data, "task.data")
         if form.data is None:
             need = "the description of a data set needs the key data with a file, a folder or a Hub id"
             raise ConfigError(need, key=path, code="missing")
         return form
     is_location = "/" in task.data or path.suffix or (path.exists() and task.data != EMBEDDED)
-    return load_format(PLAIN if is_location else task.data, "task.data")
+    return load_multiple_choice_format(PLAIN if is_location else task.data, "task.data")
 
 
 def _iter_records(
@@ -152,7 +152,7 @@ def _load_examples(
     if form.shots_order == "first":
         return [_take_first(pool, record.subject, task.shots) for _, record in records]
     if len(pool) < task.shots:
-        raise _too_few_examples_error(task.shots, len(pool))
+        raise _make_too_few_examples_error(task.shots, len(pool))
     last = max(position for position, _ in records)
     if last >= MAX_DRAWN:
         need = f"examples are drawn for at most {MAX_DRAWN:,} questions"
@@ -170,11 +170,11 @@ def _load_examples(
 def _take_first(pool: Sequence[ChoiceRecord], subject: str | None, count: int) -> Sequence[ChoiceRecord]:
     found = [record for record in pool if record.subject == subject][:count]
     if len(found) < count:
-        raise _too_few_examples_error(count, len(found), subject)
+        raise _make_too_few_examples_error(count, len(found), subject)
     return found
 
 
-def _too_few_examples_error(wanted: int, found: int, subject: str | None = None) -> ConfigError:
+def _make_too_few_examples_error(wanted: int, found: int, subject: str | None = None) -> ConfigError:
     of_subject = f" of the subject {subject}" if subject is not None else ""
     need = f"there are only {found} worked examples{of_subject}. Use a smaller number"
     return ConfigError(need, key="task.shots", value=wanted, code="too_large")

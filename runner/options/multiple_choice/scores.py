@@ -38,7 +38,7 @@ def count_letter_rules(samples: Sequence[Sample]) -> dict[str, float]:
     return {f"letters/{rule.value}": float(rules.count(rule.value)) for rule in LetterRule}
 
 
-def build_subject_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def build_accuracy_rows_by_subject(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """Return the accuracy of each subject with its interval, lowest first. Empty for a single subject."""
     by_subject: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -46,11 +46,11 @@ def build_subject_rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
             by_subject.setdefault(sample.category, []).append(sample)
     if len(by_subject) < 2:
         return []
-    rows = [_build_subject_row(subject, some) for subject, some in by_subject.items()]
+    rows = [_build_subject_accuracy_row(subject, some) for subject, some in by_subject.items()]
     return sorted(rows, key=lambda row: (row["accuracy_percent"], row["subject"]))
 
 
-def _build_subject_row(subject: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def _build_subject_accuracy_row(subject: str, samples: Sequence[Sample]) -> dict[str, Any]:
     right = [float(sample.solved) for sample in samples]
     low, high = accuracy_interval(right, [None] * len(right))
     return {

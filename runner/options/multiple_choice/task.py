@@ -23,7 +23,7 @@ from runner.options.multiple_choice.render.titles import (
     format_scored_continuations,
 )
 from runner.options.multiple_choice.scores import (
-    build_subject_rows,
+    build_accuracy_rows_by_subject,
     compute_choice_metrics,
     count_letter_rules,
 )
@@ -101,13 +101,13 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
         count=len(questions),
         data=describe_dataset(loaded.data, loaded.split, hashes["data"]),
     )
-    inputs.add_baseline(config, VERSION)
+    inputs.find_baseline_and_extend_hashes(config, VERSION)
     if task.early_stop_vs is not None:
-        _check_subjects_are_mixed([question.subject for question in questions])
+        _reject_questions_sorted_by_subject([question.subject for question in questions])
     return inputs
 
 
-def _check_subjects_are_mixed(subjects: Sequence[str | None]) -> None:
+def _reject_questions_sorted_by_subject(subjects: Sequence[str | None]) -> None:
     """Raise ConfigError if each subject is one block, as in MMLU: a job would stop after the first subjects."""
     num_blocks = sum(1 for _ in groupby(subjects))
     is_sorted = 1 < num_blocks == len({*subjects}) < len(subjects)
@@ -142,7 +142,7 @@ def run(inputs: MultipleChoiceInputs, context: TaskContext) -> Result:
     else:
         metrics.pop("decode_tok_per_s", None)  # nothing is decoded
     result = Result(metrics, facts=done.facts, problems=done.problems, tables=done.tables)
-    if rows := build_subject_rows(done.samples):
+    if rows := build_accuracy_rows_by_subject(done.samples):
         result.tables[BY_SUBJECT] = rows
     limit = {LIMIT: str(context.config.generation.max_new_tokens)}
     notes = [*done.note_values, *filter(None, [format_cut_off_message(scores, limit)])]

@@ -51,7 +51,7 @@ class Translation:
     overrides: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
-    def add_unless_user_set(self, variable_name: str, value: str, *overrides: str) -> None:
+    def add_overrides_unless_user_set(self, variable_name: str, value: str, *overrides: str) -> None:
         keys = {override: override.partition("=")[0] for override in overrides}
         if keys[overrides[0]] in self.asked:
             self.add_ignored(variable_name, value, f"{self.asked[keys[overrides[0]]]} is set")
@@ -92,17 +92,21 @@ def translate_variables_to_overrides(
             lacks = "has no device" if name == "STUDENT_FORCE_CPU" else "loads no weights"
             translation.add_ignored(name, value, f"model={without.choice} {lacks}")
         elif name == "STUDENT_LOAD_IN_4BIT":
-            translation.add_unless_user_set(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
+            translation.add_overrides_unless_user_set(
+                name, value, f"quantization={'nf4' if value == '1' else 'none'}"
+            )
         elif name == "STUDENT_FORCE_CPU":
-            translation.add_unless_user_set(
+            translation.add_overrides_unless_user_set(
                 name, value, f"{models[0].device_key}={'cpu' if value == '1' else 'auto'}"
             )
         else:
-            translation.add_unless_user_set(
+            translation.add_overrides_unless_user_set(
                 name, value, f"lora={'pth' if value.endswith('.pth') else 'peft'}", f"lora.path={value}"
             )
     if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
-        translation.add_unless_user_set("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
+        translation.add_overrides_unless_user_set(
+            "STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}"
+        )
     if (value := values.get("BASE_URL")) is not None:
         keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
         if not keys:
@@ -110,7 +114,7 @@ def translate_variables_to_overrides(
                 "BASE_URL", value, f"model={models[0].choice} sends no requests to a server. Use model=api"
             )
         else:
-            translation.add_unless_user_set("BASE_URL", value, f"model.{keys[0]}={value}")
+            translation.add_overrides_unless_user_set("BASE_URL", value, f"model.{keys[0]}={value}")
     return translation
 
 
@@ -138,7 +142,7 @@ def _translate_model_variables(
         variable_values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
     if hybrid is not None:
-        translation.add_unless_user_set(
+        translation.add_overrides_unless_user_set(
             "ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}"
         )
     own = next(
@@ -149,11 +153,11 @@ def _translate_model_variables(
     if stub == "0":
         translation.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
     elif stub is not None and models and all("student.stub" in model.keys for model in models):
-        translation.add_unless_user_set("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
+        translation.add_overrides_unless_user_set("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
     elif stub is not None and own is not None:
         translation.add_ignored("FORCE_STUDENT_STUB", stub, f"model={own} has no key model.student.stub")
     elif stub is not None:
-        translation.add_unless_user_set("FORCE_STUDENT_STUB", stub, "model=stub")
+        translation.add_overrides_unless_user_set("FORCE_STUDENT_STUB", stub, "model=stub")
     if base is None:
         return
     if stub == "1" and "model=stub" in translation.overrides:
@@ -161,15 +165,17 @@ def _translate_model_variables(
             "STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces the student with the stub"
         )
     elif models and all("student.name" in model.keys for model in models):
-        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
+        translation.add_overrides_unless_user_set("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device_key and not model.is_named for model in models):
-        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, f"model.name={base}")
+        translation.add_overrides_unless_user_set("STUDENT_BASE_MODEL", base, f"model.name={base}")
     elif own is not None:
         translation.add_ignored("STUDENT_BASE_MODEL", base, f"model={own} has no student")
     elif "model.name" in translation.asked and "model" not in translation.asked:
         translation.add_ignored("STUDENT_BASE_MODEL", base, f"{translation.asked['model.name']} is set")
     else:
-        translation.add_unless_user_set("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")
+        translation.add_overrides_unless_user_set(
+            "STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}"
+        )
 
 
 def load_overrides_from_environment(
@@ -187,7 +193,7 @@ def load_overrides_from_environment(
     for profile in chosen:  # a profile's keys win, too
         asked = dict.fromkeys(profiles.list_keys_set_by_profile(str(profile)), asked["profile"]) | asked
 
-    def look_up_model_choices(choice: str | None) -> list[ModelChoice]:
+    def describe_model_choices(choice: str | None) -> list[ModelChoice]:
         own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]
         own = _parse_override_values(asked["model"]) if asked.get("model", "").startswith("model=") else own
         if choice is None and own == [None]:
@@ -195,7 +201,7 @@ def load_overrides_from_environment(
             own = _parse_override_values(swept) if swept else own
         return [describe_model_choice(composer, name) for name in ([choice] if choice else own)]
 
-    translation = translate_variables_to_overrides(os.environ, asked, look_up_model_choices)
+    translation = translate_variables_to_overrides(os.environ, asked, describe_model_choices)
     for line in translation.lines:
         print_message(line)
     return quote_override_values(translation.overrides)

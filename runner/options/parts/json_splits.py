@@ -34,7 +34,7 @@ def is_json_split_checkpoint(folder: Path) -> bool:
     return (folder / partition_file_name(0)).exists() and not any(folder.glob("part_*.safetensors*"))
 
 
-def read_json_split(folder: Path) -> list[Partition]:
+def read_json_partitions(folder: Path) -> list[Partition]:
     """Read all partition_N.json files of a folder.
 
     Raises DataError for a gap in the numbers or a duplicate tensor.
@@ -113,7 +113,7 @@ class JsonSplitConverter:
         self.rounded = 0
         yield self.header
         for tensor, partition, layer in self.placed:
-            for values in partition_file.iterate_inline_numbers(partition, layer):
+            for values in partition_file.iterate_json_weight_chunks(partition, layer):
                 where = f"{partition.path}: {layer.name}"
                 data, rounded = encode_numbers(values, tensor.dtype, where)
                 self.rounded += rounded
@@ -153,7 +153,7 @@ def encode_numbers(numbers: Numbers, dtype: str, tensor_location: str) -> tuple[
                 key=tensor_location,
                 code="unsupported",
             )
-    stored = partition_file.decode_values(dtype, data)
+    stored = partition_file.decode_tensor_values(dtype, data)
     if not np.isfinite(stored).all():
         number = numbers[~np.isfinite(stored)][0]
         raise DataError(f"{number} exceeds the range of {dtype}", key=tensor_location, code="bad_value")

@@ -109,7 +109,7 @@ class PartsKind(ModelKind):
         is_on_gpus = machine.resolve_device_class(model.device) == "cuda"
         return ResourceNeed(
             _estimate_local_weight_mib(config),
-            machine.available_cores(),
+            machine.count_available_cpu_cores(),
             is_on_gpus * (1 if number else processes),
             named,
         )
@@ -182,7 +182,14 @@ def _warn_if_slow_pipeline(config: RunnerConfig) -> list[Note]:
         or _estimate_local_weight_mib(config) > machine.available_memory_mib()
     ):
         return []
-    return [note("slower_than_whole", "warning", processes=rank.processes, cores=machine.available_cores())]
+    return [
+        note(
+            "slower_than_whole",
+            "warning",
+            processes=rank.processes,
+            cores=machine.count_available_cpu_cores(),
+        )
+    ]
 
 
 def _estimate_local_weight_mib(config: RunnerConfig) -> float:

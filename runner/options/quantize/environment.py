@@ -15,7 +15,7 @@ from pathlib import Path
 import runner
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import QuantizerPackage
-from runner.options.quantize.render.install import format_install_instructions
+from runner.options.quantize.render.install import format_quantizer_install_instructions
 from runner_base import ConfigError, to_one_line
 from runner_engine.checkpoints import file_io
 
@@ -61,7 +61,7 @@ def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}. {format_install_instructions(task)}",
+                f"there is no {path}. {format_quantizer_install_instructions(task)}",
                 key="task.python",
                 value=task.python,
                 code="not_found",
@@ -86,7 +86,7 @@ def find_quantizer_environment(task: QuantizeConfig) -> QuantizerEnvironment:
 def _not_installed_error(task: QuantizeConfig) -> ConfigError:
     label = task.recipe_properties.maker.label
     return ConfigError(
-        f"{label} is not installed: {format_install_instructions(task)}",
+        f"{label} is not installed: {format_quantizer_install_instructions(task)}",
         key="task.recipe",
         value=task.recipe.value,
         code="needs_package",
@@ -106,7 +106,7 @@ def _find_llama_cpp(task: QuantizeConfig, package: QuantizerPackage) -> Quantize
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
     if task.recipe_properties.has_imatrix and not beside:
         raise ConfigError(
-            f"{names[0]} is missing in the folder of {quantize}: {format_install_instructions(task)}",
+            f"{names[0]} is missing in the folder of {quantize}: {format_quantizer_install_instructions(task)}",
             key="task.recipe",
             value=task.recipe.value,
             code="needs_package",
@@ -130,7 +130,7 @@ def _find_llama_quantize(task: QuantizeConfig, package: QuantizerPackage) -> Pat
         if found is None:
             why = "llama-quantize does not exist at this path, or is not executable"
             raise ConfigError(
-                f"{why}. {format_install_instructions(task)}",
+                f"{why}. {format_quantizer_install_instructions(task)}",
                 key="task.executable",
                 value=task.executable,
                 code="not_found",

@@ -93,7 +93,7 @@ class QuantizeConfig(TaskConfig):
             code="missing",
         )
         self._check_layer_formats(kind)
-        self._reset_unused_keys(kind)
+        self._reset_keys_unused_by_recipe(kind)
 
     @property
     def recipe_properties(self) -> RecipeProperties:
@@ -145,7 +145,7 @@ class QuantizeConfig(TaskConfig):
                 code="unknown_choice",
             )
 
-    def _reset_unused_keys(self, recipe: RecipeProperties) -> None:
+    def _reset_keys_unused_by_recipe(self, recipe: RecipeProperties) -> None:
         """Reset config keys that have no effect with this recipe to their defaults.
 
         Without the reset, values that a grid sets for other recipes would change the job id.

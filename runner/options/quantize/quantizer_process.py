@@ -66,7 +66,7 @@ def run_quantizer(
                 file_io.sort_safetensors_metadata(file)
             record = {name: value for name, value in report.items() if name not in MEASURED}
             (made / RECORD).write_text(json.dumps(record | request.keys["record"], indent=2))
-        _move_to_target(made, target_path)
+        _move_model_to_target_path(made, target_path)
     return report
 
 
@@ -113,7 +113,7 @@ def _check_written_model(model_path: Path, problem: str, log_file: Path) -> None
         raise JobFailed(f"{problem}: {to_one_line(error)}. Log: {log_file}", code="failed") from error
 
 
-def _move_to_target(model_path: Path, target_path: Path) -> None:
+def _move_model_to_target_path(model_path: Path, target_path: Path) -> None:
     """Sync the written model to disk and rename it to its target path, without overwriting an existing
     target.
     """

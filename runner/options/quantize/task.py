@@ -89,7 +89,7 @@ def run(inputs: QuantizeInputs, context: TaskContext) -> Result:
     order = QuantizeRequest(
         task.recipe_properties.maker.name,
         inputs.environment.python,
-        to_local_model_config(config.model).threads or machine.available_cores(),
+        to_local_model_config(config.model).threads or machine.count_available_cpu_cores(),
         _make_request_values(inputs, task, config.seed),
         () if inputs.calibration is None else inputs.calibration.texts,
     )

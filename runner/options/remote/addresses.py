@@ -30,7 +30,7 @@ def parse_addresses(key: str, config_value: object) -> list[str]:
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
-def validate_and_simplify_addresses(key: str, addresses: list[str]) -> str | list[str]:
+def validate_and_simplify_server_addresses(key: str, addresses: list[str]) -> str | list[str]:
     """Validate server addresses. Returns a single address as a string. Raises ConfigError for an invalid
     address.
     """

@@ -197,7 +197,7 @@ class HybridSession(Session):
             case, what = self._pending.pop((role, event.id))
             if case.is_over:
                 continue
-            self._record_call(case, role, what, event)
+            self._record_model_call(case, role, what, event)
             if role == STUDENT:
                 self._submit_draft_for_review(case, event)
             elif what == "answer":
@@ -205,7 +205,7 @@ class HybridSession(Session):
             else:
                 self._accept_or_revise_draft(case, event)
 
-    def _record_call(
+    def _record_model_call(
         self, question: PendingQuestion, model_role: str, step_name: str, completion: Completion
     ) -> None:
         # the completion of the question says them

@@ -10,7 +10,11 @@ from enum import StrEnum
 from typing import ClassVar, Self
 
 from runner.config.model import reject_speculation
-from runner.options.remote.addresses import is_in_domain, parse_addresses, validate_and_simplify_addresses
+from runner.options.remote.addresses import (
+    is_in_domain,
+    parse_addresses,
+    validate_and_simplify_server_addresses,
+)
 from runner.options.remote.thinking_budget import ThinkingBudget, check_thinking_budget
 from runner_base import (
     MISSING,
@@ -117,7 +121,7 @@ class ApiConfig(ModelConfig):
                 ),
                 code="missing",
             )
-        self.base_url = validate_and_simplify_addresses(f"{key}.base_url", addresses)
+        self.base_url = validate_and_simplify_server_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable. The key itself must never be in the config"
         check_value(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)

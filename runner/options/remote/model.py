@@ -176,7 +176,7 @@ class RemoteModel:
 
     def check_answer(self, request: Request, prompt_tokens: int) -> str | None:
         """Return an error if the server has not read a request's prompt as it was sent, otherwise None."""
-        self.prompt_lengths.add_prompt_tokens(request, prompt_tokens)
+        self.prompt_lengths.update_longest_prompts(request, prompt_tokens)
         return None
 
     def thinking_budget(self, request: Request) -> int | None:

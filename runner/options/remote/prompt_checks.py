@@ -73,7 +73,7 @@ class PromptLengths:
     min_characters: int = 0
     max_characters: int = 0
 
-    def add_prompt_tokens(self, request: Request, tokens: int) -> None:
+    def update_longest_prompts(self, request: Request, tokens: int) -> None:
         characters = count_characters(request.prompt)
         if request.ignore_eos or not characters or tokens < self.max_tokens:
             return

@@ -144,7 +144,7 @@ class ServerConnection:
         except (RunnerError, RequestRejected):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
-            raise self.make_request_fault(error) from None
+            raise self.convert_to_request_fault(error) from None
 
     async def list_models(self) -> ModelList:
         try:
@@ -158,7 +158,7 @@ class ServerConnection:
         except RunnerError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
-            raise self.make_request_fault(error) from None
+            raise self.convert_to_request_fault(error) from None
         own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
         reported = ", ".join(
             f"{key} {self.secret.redact_name(own[key])}" for key in ("id", "root", "parent") if own.get(key)
@@ -185,7 +185,7 @@ class ServerConnection:
             return RequestFault(answer, f"answered {status}", _parse_retry_after_s(error.response.headers))
         return RequestRejected(answer)
 
-    def make_request_fault(self, error: Exception) -> RequestFault:
+    def convert_to_request_fault(self, error: Exception) -> RequestFault:
         """Convert an error of the client library to a RequestFault."""
         url = self.model.base_url
         if isinstance(error, InvalidTokenCounts):

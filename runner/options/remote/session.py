@@ -323,7 +323,7 @@ class ApiSession(Session):
         except Exception as error:  # noqa: BLE001 - whatever a server may send
             if request.is_complete and not isinstance(error, InvalidTokenCounts):
                 return  # an error after the end of the answer does not matter
-            fault = server.make_request_fault(error)
+            fault = server.convert_to_request_fault(error)
             if isinstance(error, TimeoutError) and request.first_token_s:
                 fault = RequestFault(
                     f"{model.base_url} took longer than {model.request_timeout_s:g} s for an answer",
@@ -338,11 +338,11 @@ class ApiSession(Session):
 
     def _on_request_done(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
         try:
-            self._queue_ended_request_completions(request, task)
+            self._queue_completions_of_ended_request(request, task)
         except Exception as error:  # noqa: BLE001 - a step raises it
             self._queue.put(error)
 
-    def _queue_ended_request_completions(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
+    def _queue_completions_of_ended_request(self, request: RemoteRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request.request.id]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._queue.put(error)
@@ -360,7 +360,9 @@ class ApiSession(Session):
             if request.budget is not None and request.is_complete:
                 choices = request.request.n  # the first answer has the tokens of all
                 limit = self.engine.get_max_answer_tokens(request.request)
-                self.engine.budgets.count_budget_outcome(answer, choices * request.budget, choices * limit)
+                self.engine.budgets.count_thinking_budget_outcome(
+                    answer, choices * request.budget, choices * limit
+                )
             self.engine.update_server_stats_and_warnings()
             completion = Completion(
                 answer,

@@ -76,7 +76,7 @@ class BudgetCounts:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def count_budget_outcome(self, answer: Answer, budget: int, max_answer_tokens: int) -> None:
+    def count_thinking_budget_outcome(self, answer: Answer, budget: int, max_answer_tokens: int) -> None:
         """Count an answer. `max_answer_tokens` excludes thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens

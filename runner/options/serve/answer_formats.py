@@ -90,7 +90,7 @@ class ChatResponse(ClientResponse):
         waiting = self._beside_calls[key]
         if isinstance(event, Completion):
             return waiting.get_unsent_texts(offered.parse_answer(event.answer))
-        return waiting.take_streamable_texts(texts)
+        return waiting.take_texts_ready_to_stream(texts)
 
     def build_final_deltas(self, choice_index: int) -> list[dict[str, Any]]:
         """Return the tool calls of a choice as stream chunks, with one call per chunk."""

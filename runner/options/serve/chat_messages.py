@@ -8,24 +8,26 @@ from typing import Any
 
 from runner.options.serve.bodies import ROLES, ChatMessage
 from runner.options.serve.refusals import Refusal
-from runner_base import unknown_choice_message
+from runner_base import format_unknown_choice_message
 from runner_engine import Message
 
 # the roles whose messages may have these
 OF_ROLE = {"tool_calls": "assistant", "tool_call_id": "tool", "name": "tool"}
 
 
-def convert_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+def convert_chat_to_engine_messages(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Convert chat messages to the engine's format. Adds the function name to each tool result."""
     names: dict[str, str] = {}
     turns = []
     for number, message in enumerate(messages):
         names |= {call.id: call.function.name for call in message.tool_calls or ()}
-        turns.append(_convert_message(f"messages[{number}]", message, names))
+        turns.append(_validate_and_convert_chat_message(f"messages[{number}]", message, names))
     return tuple(turns)
 
 
-def _convert_message(location: str, message: ChatMessage, function_names: dict[str, str]) -> Message:
+def _validate_and_convert_chat_message(
+    location: str, message: ChatMessage, function_names: dict[str, str]
+) -> Message:
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
             need = (
@@ -35,7 +37,9 @@ def _convert_message(location: str, message: ChatMessage, function_names: dict[s
             raise Refusal(400, f"{location}.{name}: {need}", "messages")
     role = message.role
     if role not in ROLES:
-        raise Refusal(400, f"{location}.role: {unknown_choice_message('role', role, ROLES)}", "messages")
+        raise Refusal(
+            400, f"{location}.role: {format_unknown_choice_message('role', role, ROLES)}", "messages"
+        )
     for name, owner in OF_ROLE.items():
         if getattr(message, name) and role != owner:
             raise Refusal(

@@ -142,7 +142,7 @@ class Gateway:
         self._is_delivery_due = False
         while self._outbox:
             client, event = self._outbox.popleft()
-            client.receive_event(event)
+            client.queue_engine_event(event)
 
     @property
     def num_open_completions(self) -> int:
@@ -195,7 +195,7 @@ class ClientRequest:
         self.places, self._scores_follow = num_completions, is_scored_later
         self.gateway.clients.add(self)
 
-    def receive_event(self, event: ClientEvent) -> None:
+    def queue_engine_event(self, event: ClientEvent) -> None:
         """Store an engine event for this client. Called in the event loop."""
         self.events.put_nowait(event)
         if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):

@@ -12,10 +12,10 @@ from runner_base import (
     at_least,
     check_value,
     config_field,
+    format_unknown_choice_message,
     greater_than,
     in_range,
     not_blank,
-    unknown_choice_message,
 )
 from runner_engine import tool_calls
 
@@ -88,7 +88,7 @@ class ServeConfig(TaskConfig):
             form in FORMS,
             "task.tool_call_format",
             form,
-            unknown_choice_message("form", form, FORMS),
+            format_unknown_choice_message("form", form, FORMS),
             code="unknown_choice",
         )
 

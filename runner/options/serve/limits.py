@@ -3,7 +3,7 @@
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
 the order of a request: connection (`check_connections`), guard before and while a body
 arrives (`check_content_length`, `check_body_size`), parser before values are read
-(`check_list_lengths`) and per prompt (`check_new_tokens`, `check_thinking_budget`), gateway
+(`check_request_list_lengths`) and per prompt (`check_new_tokens`, `check_thinking_budget`), gateway
 before completions begin (`require_free_completion_slots`, `check_prompt`). /metrics counts error responses by
 status.
 """
@@ -65,7 +65,7 @@ class ServerLimits:
     # ------------------------------------------------------------------------------- the values of
     # a body
 
-    def check_list_lengths(self, body: Mapping[str, Any]) -> None:
+    def check_request_list_lengths(self, body: Mapping[str, Any]) -> None:
         """Raise Refusal if a list in the request body is too long, before its elements are validated."""
         prompt, stop, n = body.get("prompt"), body.get("stop"), body.get("n")
         prompts = [prompt]

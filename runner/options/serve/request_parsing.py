@@ -22,12 +22,12 @@ from runner.options.serve.bodies import (
     StreamOptions,
     TextBody,
 )
-from runner.options.serve.chat_messages import convert_messages
+from runner.options.serve.chat_messages import convert_chat_to_engine_messages
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.limits import make_stop_texts_refusal
 from runner.options.serve.refusals import Refusal
 from runner.options.serve.tools import OfferedTools
-from runner_base import unknown_choice_message
+from runner_base import format_unknown_choice_message
 from runner_engine import Prompt, Request, Sampling
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -91,7 +91,7 @@ def parse_request_body(
 ) -> ParsedBody:
     """Parse the body of a client's request. Checks sizes first, because parsing a large body is slow."""
     value = parse_json_body(data, content_type)
-    gateway.limits.check_list_lengths(value)
+    gateway.limits.check_request_list_lengths(value)
     body = validate_body(body_type, value)
     if isinstance(body, ChatBody):
         return parse_chat_request(body, gateway)
@@ -143,7 +143,7 @@ def parse_chat_request(body: ChatBody, gateway: Gateway) -> ParsedBody:
         raise Refusal(400, "top_logprobs needs logprobs=true", "top_logprobs")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     offered = gateway.tools.parse_offered_tools(body)
-    prompt = gateway.tools.build_messages_with_tools(convert_messages(body.messages), offered)
+    prompt = gateway.tools.build_messages_with_tools(convert_chat_to_engine_messages(body.messages), offered)
     parsed = _make_parsed_request(body, gateway, [prompt], limit)
     parsed.top = (body.top_logprobs or 0) if body.logprobs else None
     if offered is not None:
@@ -278,5 +278,7 @@ def reject_unsupported_parameters(body: BaseModel, neutral_values: dict[str, tup
             why = REJECTION_REASONS.get(name, "this server does not support this parameter")
             raise Refusal(400, f"{name}: {why}. Omit this parameter, or use {plain}", name)
         raise Refusal(
-            400, unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral_values}), name
+            400,
+            format_unknown_choice_message("parameter", name, {*type(body).model_fields, *neutral_values}),
+            name,
         )

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from runner.options.serve.bodies import TokenizeBody
-from runner.options.serve.chat_messages import convert_messages
+from runner.options.serve.chat_messages import convert_chat_to_engine_messages
 from runner.options.serve.gateway import Gateway
 from runner.options.serve.refusals import Refusal
 from runner.options.serve.request_parsing import parse_json_body, reject_unsupported_parameters, validate_body
@@ -36,7 +36,9 @@ def tokenize_request(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     if Capability.tokenizer not in gateway.capabilities:
         raise Refusal(400, f"this model does not support {Capability.tokenizer.value}", "prompt")
     text = body.prompt
-    turns = gateway.tools.build_messages_with_tools(convert_messages(body.messages or ()), None)
+    turns = gateway.tools.build_messages_with_tools(
+        convert_chat_to_engine_messages(body.messages or ()), None
+    )
     prompt = turns if text is None else text
     rendered, ids = gateway.engine.encode(Request(gateway.next_request_id(), prompt))
     if text is not None and not body.add_special_tokens:

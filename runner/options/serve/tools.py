@@ -17,7 +17,7 @@ from typing import Any
 from runner.options.serve.bodies import ChatBody, Chosen, Tool
 from runner.options.serve.keys import AUTO, ServeConfig, ToolOffer
 from runner.options.serve.refusals import Refusal
-from runner_base import Answer, unknown_choice_message
+from runner_base import Answer, format_unknown_choice_message
 from runner_engine import Message, tool_calls
 from runner_engine.checkpoints import chat_templates
 from runner_engine.sessions.tool_messages import write_tools_as_text
@@ -94,7 +94,7 @@ class ToolCallStreamFilter:
         self.offered, self.form = offered_tools, offered_tools.served.form
         self.text, self.sent = "", 0
 
-    def take_streamable_texts(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    def take_texts_ready_to_stream(self, texts: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
         """Return the pairs (text, is_thinking) that can be sent now, and buffer the beginning of a
         possible tool call.
         """
@@ -134,7 +134,7 @@ class ToolSupport:
         names = [function["name"] for function in functions]
         choice = "auto" if body.tool_choice is None else body.tool_choice
         if isinstance(choice, str) and choice not in CHOICES:
-            need = unknown_choice_message("choice", choice, CHOICES)
+            need = format_unknown_choice_message("choice", choice, CHOICES)
             raise Refusal(400, f"tool_choice: {need}", "tool_choice")
         if not functions:
             if choice not in ("auto", "none"):
@@ -183,7 +183,7 @@ def _get_required_function(tool_choice: Chosen, function_names: Sequence[str]) -
         raise Refusal(400, f"tool_choice.type={tool_choice.type!r}: {need}", "tool_choice")
     name = tool_choice.function.name
     if name not in function_names:
-        need = unknown_choice_message("function", name, function_names)
+        need = format_unknown_choice_message("function", name, function_names)
         raise Refusal(400, f"tool_choice.function.name: {need}", "tool_choice")
     return name
 

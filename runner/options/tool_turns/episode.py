@@ -97,11 +97,11 @@ class Episode:
                 self._end_by_answer(answer, parsed.text)
                 return
             thinking = parsed.thinking or answer.parts.thinking or None
-            self._run_calls(parsed.calls, parsed.text, thinking)
+            self._run_tool_calls(parsed.calls, parsed.text, thinking)
         if self.num_turns >= self.chat_form.max_turns:
             self._end(ToolOutcome.too_many_turns)
 
-    def _run_calls(self, calls: Sequence[tool_calls.ToolCall], text: str, thinking: str | None) -> None:
+    def _run_tool_calls(self, calls: Sequence[tool_calls.ToolCall], text: str, thinking: str | None) -> None:
         ids = [f"call{number:05d}" for number in range(len(self.calls), len(self.calls) + len(calls))]
         functions = [
             {
@@ -153,7 +153,7 @@ class Episode:
             return self._ended_by
         if not self.calls and not self.num_malformed:
             return self._ended_by or ToolOutcome.not_called
-        values, known = list_values(self.state), self.scenario.reference_values
+        values, known = list_values(self.state), self.scenario.values_changed_by_reference_calls
         changed = find_changed_paths(list_values(self.scenario.state), values)
         if not changed <= known.keys():
             return ToolOutcome.changed_other_state

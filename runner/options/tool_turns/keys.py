@@ -19,8 +19,8 @@ from runner_base import (
     at_least,
     check_value,
     config_field,
+    format_unknown_choice_message,
     not_blank,
-    unknown_choice_message,
 )
 
 LEVELS = ("single", "chain", "lookup", "error", "two_messages")
@@ -66,7 +66,7 @@ class ToolTurnsConfig(EarlyStopConfig):
                 level in LEVELS,
                 "task.levels",
                 self.levels,
-                unknown_choice_message("level", level, LEVELS),
+                format_unknown_choice_message("level", level, LEVELS),
                 code="unknown_choice",
             )
         is_valid = bool(self.levels) and len(set(self.levels)) == len(self.levels)
@@ -75,7 +75,7 @@ class ToolTurnsConfig(EarlyStopConfig):
             self.tool_call_format in FORMS,
             "task.tool_call_format",
             self.tool_call_format,
-            unknown_choice_message("form", self.tool_call_format, FORMS),
+            format_unknown_choice_message("form", self.tool_call_format, FORMS),
             code="unknown_choice",
         )
         need = "the embedded data set has no last scenario. Set a limit, such as task.limit=120"

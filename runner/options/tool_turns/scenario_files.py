@@ -10,7 +10,7 @@ from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
 from runner.datasets.row_layouts import RowKeys
 from runner.options.tool_turns.environments import ENVIRONMENTS
 from runner.options.tool_turns.scenarios import Calls, Scenario
-from runner_base import ConfigError, DataError, unknown_choice_message
+from runner_base import ConfigError, DataError, format_unknown_choice_message
 from runner_engine import tool_calls
 
 KEYS = ("environment", "state", "messages", "calls")
@@ -54,7 +54,7 @@ def _parse_scenario(row: Mapping[str, Any], default_id: str) -> Scenario:
         raise ValueError(f"the key {missing[0]} is missing")
     environment, messages, calls = row["environment"], row["messages"], row["calls"]
     if not isinstance(environment, str) or environment not in ENVIRONMENTS:
-        raise ValueError(unknown_choice_message("environment", str(environment), ENVIRONMENTS))
+        raise ValueError(format_unknown_choice_message("environment", str(environment), ENVIRONMENTS))
     is_text = isinstance(messages, list) and all(isinstance(each, str) and each.strip() for each in messages)
     if not messages or not is_text:
         raise ValueError("messages must be a list of texts")

@@ -57,7 +57,7 @@ class Scenario:
         return self.reference_states[-1]
 
     @cached_property
-    def reference_values(self) -> Mapping[Path, Sequence[Any]]:
+    def values_changed_by_reference_calls(self) -> Mapping[Path, Sequence[Any]]:
         """The values that the reference calls change, each with all that it ever is. MISSING: it does not exist."""
         states = [list_values(state) for state in self.reference_states]
         paths = {path for state in states for path in find_changed_paths(states[0], state)}

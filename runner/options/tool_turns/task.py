@@ -42,7 +42,7 @@ from runner.tasks import has_configured_baseline as has_configured_baseline  # f
 from runner.tasks.tools.keys import OfferMethod
 from runner.tasks.tools.offering import choose_tool_call_format, require_tool_support_in_template
 from runner_base import ConfigError, Result
-from runner_compare import add_tool_results
+from runner_compare import add_tool_call_metrics
 from runner_engine import Capability, Request, require_capabilities, tool_calls
 
 VERSION = 1
@@ -94,7 +94,7 @@ def prepare(config: RunnerConfig) -> ToolTurnsInputs:
         count=len(scenarios),
         data=describe_dataset(task.data, "", sha256),
     )
-    inputs.add_baseline(config, VERSION)
+    inputs.find_baseline_and_extend_hashes(config, VERSION)
     return inputs
 
 
@@ -135,7 +135,7 @@ def run(inputs: ToolTurnsInputs, context: TaskContext) -> Result:
     metrics = score_included_samples(done.samples) | compute_turn_metrics(episodes) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     result.facts["calls"] = format_note(call_format.note)
-    add_tool_results(result, done.samples)
+    add_tool_call_metrics(result, done.samples)
     result.tables[TURNS_BY_LEVEL] = build_level_rows(episodes)
     result.notes += render_notes(context_length.build_rope_notes_for_samples(resolved, done.samples))
     if early_stop is not None:

@@ -21,7 +21,14 @@ from runner.render import chat
 from runner.render.engine_notes import render_engine_notes
 from runner.render.notes import format_note
 from runner.scorers import cost_and_model_metrics, count_completions_by_outcome
-from runner.tasks import RunnerConfig, TaskContext, TaskInputs, Uses, build_sample, typed_task_config
+from runner.tasks import (
+    RunnerConfig,
+    TaskContext,
+    TaskInputs,
+    Uses,
+    build_sample_from_completions,
+    typed_task_config,
+)
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (
     ConfigError,
@@ -29,10 +36,10 @@ from runner_base import (
     Result,
     RunnerError,
     escape_control_characters,
+    format_unknown_choice_message,
     machine,
     print_message,
     read_text,
-    unknown_choice_message,
     write_text_atomically,
 )
 from runner_base.notes import note
@@ -175,7 +182,7 @@ class Chat:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
             raise ConfigError(
-                f"{unknown_choice_message('command', name, self.commands)}. A message cannot begin with /",
+                f"{format_unknown_choice_message('command', name, self.commands)}. A message cannot begin with /",
                 key=name,
                 code="unknown_choice",
             )
@@ -208,7 +215,7 @@ class Chat:
         [completion] = completions
         print(flush=True)
         was_interrupted.clear()
-        self.recorder.append_sample(replace(build_sample(completion), question=text))
+        self.recorder.append_sample(replace(build_sample_from_completions(completion), question=text))
         self.turns += 1
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)", code="failed")
@@ -249,7 +256,7 @@ class Chat:
         if assignment:
             if key not in SETTINGS:
                 raise ConfigError(
-                    unknown_choice_message("setting", key, SETTINGS),
+                    format_unknown_choice_message("setting", key, SETTINGS),
                     key=f"/set {assignment}",
                     code="unknown_choice",
                 )

@@ -48,7 +48,7 @@ from runner.tasks.collecting.samples import NoJudge as NoJudge  # what judges de
 from runner.tasks.collecting.samples import QuestionJudge as QuestionJudge
 
 # completions of a request as a sample
-from runner.tasks.collecting.samples import build_sample as build_sample
+from runner.tasks.collecting.samples import build_sample_from_completions as build_sample_from_completions
 
 # says at an interrupt what is kept
 from runner.tasks.collecting.sending import report_saved_on_interrupt as report_saved_on_interrupt

@@ -7,7 +7,7 @@ from itertools import count
 from runner.records.jobs import Recorder
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting.collected_answers import describe_unanswered_questions
-from runner.tasks.collecting.samples import Judge, build_sample
+from runner.tasks.collecting.samples import Judge, build_sample_from_completions
 from runner.tasks.collecting.sending import send_requests
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import Sample
@@ -44,7 +44,7 @@ def collect_extra_answers(
                 ended = count(len(requests) - len(kept.todo) + 1)
 
                 def record_answer(*completions: Completion) -> None:
-                    recorder.append_sample(judge(build_sample(*completions), *completions))
+                    recorder.append_sample(judge(build_sample_from_completions(*completions), *completions))
                     bar.set_position(next(ended))
 
                 send_requests(engine, kept.todo, record_answer, batch_size)

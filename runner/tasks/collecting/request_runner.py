@@ -9,7 +9,7 @@ from runner.records.engine_measurements import EngineMeasurements, MeasurementRe
 from runner.records.partial_answers import PartialAnswersFile
 from runner.tasks.base import TaskContext
 from runner.tasks.collecting.policy import Policy
-from runner.tasks.collecting.samples import BackgroundJudge, Judge, build_sample
+from runner.tasks.collecting.samples import BackgroundJudge, Judge, build_sample_from_completions
 from runner.tasks.collecting.sending import report_saved_on_interrupt, send_requests
 from runner.tasks.collecting.stored_answers import StoredAnswers
 from runner_base import Progress, Sample
@@ -79,11 +79,11 @@ class RequestRunner:
         self.show_progress()
         with report_saved_on_interrupt(self.recorder.done):
             for requests in self.policy.split_into_rounds(self.kept.todo):
-                self._run_round([self._add_known_tokens(request) for request in requests])
+                self._send_request_round([self._add_known_tokens(request) for request in requests])
                 if self.enough is not None:
                     break
 
-    def _run_round(self, requests: list[Request]) -> None:
+    def _send_request_round(self, requests: list[Request]) -> None:
         to_come = {request.id for request in requests}
         send_requests(
             self.engine,
@@ -130,7 +130,7 @@ class RequestRunner:
 
     def record_answer(self, *completions: Completion) -> bool:
         """Record the answer to a question. Returns whether the job needs more answers."""
-        sample = build_sample(*completions)
+        sample = build_sample_from_completions(*completions)
         if isinstance(self.judge, BackgroundJudge) and not sample.failed:
             self._being_judged.append(self.judge.start_judging(sample))
             # a question is unfinished until its answer is judged

@@ -74,7 +74,7 @@ class NoJudge:
 UNJUDGED = NoJudge()
 
 
-def build_sample(*completions: Completion) -> Sample:
+def build_sample_from_completions(*completions: Completion) -> Sample:
     first = next((completion for completion in completions if completion.error is not None), completions[0])
     costs = [completion.cost_usd for completion in completions if completion.cost_usd is not None]
     several = len(completions) > 1

@@ -56,7 +56,7 @@ class ThinkingReuse(Policy):
         rest = [request for request in requests if request not in self._direct]
         if self._direct:
             yield self._direct
-            self._allow_reuse_if_thinking_equal()
+            self._check_model_repeats_stored_thinking()
         if rest:
             yield rest
 
@@ -77,7 +77,7 @@ class ThinkingReuse(Policy):
     def notes(self) -> list[Note]:
         return [] if self._note is None else [self._note]
 
-    def _allow_reuse_if_thinking_equal(self) -> None:
+    def _check_model_repeats_stored_thinking(self) -> None:
         done = self.context.recorder.done
         asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
         differing = [

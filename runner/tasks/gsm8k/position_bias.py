@@ -38,7 +38,7 @@ def compute_position_bias_report(
     ]
     if not whole:
         return CheckOutcome(), []
-    asked = [_collect_picked_choices_by_order(some, items, task) for some in whole]
+    asked = [_collect_picks_by_choice_order(some, items, task) for some in whole]
     from runner_compare.statistics import measure_position_bias  # imports numpy, which a plan does not need
 
     bias = measure_position_bias(asked)
@@ -86,7 +86,7 @@ def _count_choice_orders(
     return min(task.rotate, len(items[judged_samples[0].sample.index].choices))
 
 
-def _collect_picked_choices_by_order(
+def _collect_picks_by_choice_order(
     judged_samples: Sequence[JudgedSample], items: Mapping[int, Item], task: Gsm8kConfig
 ) -> QuestionInOrders:
     asked_items = [items[judgement.sample.index] for judgement in judged_samples]

@@ -23,7 +23,7 @@ from runner.tasks.gsm8k.repeated_questions import AGAIN, SecondAnswerJudge
 from runner_base import FinishReason, Sample, compute_thinking_metrics
 from runner_base.notes import Note, note
 from runner_compare.statistics import ENDED, FOUND, Finding, McNemarTest
-from runner_compare.statistics import decide_comparisons as judge_tests
+from runner_compare.statistics import decide_comparisons_with_holm as judge_tests
 from runner_compare.statistics.votes import reported_answer_counts
 from runner_engine import Request
 

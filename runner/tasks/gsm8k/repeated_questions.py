@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from runner.tasks import NoJudge, Policy, Recorder, StoredAnswers, TaskContext, build_sample
+from runner.tasks import NoJudge, Policy, Recorder, StoredAnswers, TaskContext, build_sample_from_completions
 from runner.tasks.gsm8k.judging import Judge
 from runner_base import Sample
 from runner_base.notes import Note, note
@@ -59,7 +59,7 @@ class RepeatedQuestions(Policy):
     def on_extra_answer(self, *completions: Completion) -> None:
         number = int(str(completions[0].id).removeprefix(PREFIX))
         answers = [replace(completion, id=number) for completion in completions]
-        self.recorder.append_sample(self.judge(build_sample(*answers)))
+        self.recorder.append_sample(self.judge(build_sample_from_completions(*answers)))
 
     def recorded_answers(self) -> list[Sample]:
         return [

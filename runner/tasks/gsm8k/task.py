@@ -133,7 +133,7 @@ def prepare(config: RunnerConfig) -> Gsm8kInputs:
         usual_for_reuse=USUAL_FOR_REUSE,
         count=len(items),
     )
-    inputs.add_baseline(config, VERSION)
+    inputs.find_baseline_and_extend_hashes(config, VERSION)
     return inputs
 
 

@@ -16,7 +16,7 @@ from runner_engine import prompt_sha256
 KEY = "task.answers"
 
 
-def load_items(config: RunnerConfig, task: LikelihoodConfig) -> list[ScoredItem]:
+def load_selected_recorded_answers(config: RunnerConfig, task: LikelihoodConfig) -> list[ScoredItem]:
     """Return the answers that task.offset, task.limit and task.shuffle_seed select."""
     assert task.answers is not None
     items = load_recorded_answers(config, KEY, task.answers)

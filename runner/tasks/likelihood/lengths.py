@@ -20,7 +20,9 @@ SPECIAL = 1  # a token that a tokenizer may put before a text
 TOKENIZER = "tokenizer.json"
 
 
-def check_window_fits(task: LikelihoodConfig, longest_tokens: int, max_tokens: float, hint: str = "") -> None:
+def check_longest_window_fits_context(
+    task: LikelihoodConfig, longest_tokens: int, max_tokens: float, hint: str = ""
+) -> None:
     """Raise ConfigError if the longest window exceeds the context length.
 
     hint: how the model can read longer ones, as the end of the message.
@@ -52,7 +54,7 @@ def check_windows_before_load(
         return []  # however long the texts are
     longest = count_longest_document_tokens(documents, resolved, room)
     if longest is not None:
-        check_window_fits(task, longest, room, exceed_context_hint(resolved))
+        check_longest_window_fits_context(task, longest, room, exceed_context_hint(resolved))
         return []
     if task.max_piece_tokens - 1 <= room:
         return []

@@ -13,7 +13,7 @@ from runner.scorers import Divergence
 from runner.tasks import NoJudge
 from runner.tasks.likelihood.continuations import Continuation
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_window_fits
+from runner.tasks.likelihood.lengths import check_longest_window_fits_context
 from runner.tasks.likelihood.position_sums import (
     LEAST,
     sum_logprobs_by_position_range,
@@ -65,7 +65,7 @@ class LikelihoodJudge(NoJudge):
         """Raise ConfigError for windows longer than the context length that the loaded model reports."""
         windows = [piece for piece in self.pieces.values() if piece.question is None and not piece.is_answer]
         longest = max((piece.num_tokens for piece in windows), default=0)
-        check_window_fits(self.task, longest, report.metrics.get("max_positions", math.inf))
+        check_longest_window_fits_context(self.task, longest, report.metrics.get("max_positions", math.inf))
 
     def __call__(self, sample: Sample, *completions: Completion) -> Sample:
         """Return the likelihood sample of a completion. Stores its top-k tokens on disk first."""
@@ -95,7 +95,9 @@ class LikelihoodJudge(NoJudge):
             )
             self.apart.append_sample(
                 piece.sample_index,
-                TokenDivergences.from_divergence(far, completion.logprobs or [], reference_logprobs),
+                TokenDivergences.from_divergence_and_logprobs(
+                    far, completion.logprobs or [], reference_logprobs
+                ),
             )
             divergences = far.estimated or far.least
             agreed = [reference_first == first for reference_first, first in far.firsts]

@@ -79,7 +79,11 @@ class LikelihoodInputs(TaskInputs):
 def prepare(config: RunnerConfig) -> LikelihoodInputs:
     """Read and hash the texts, and find the reference job."""
     task = typed_task_config(config, LikelihoodConfig)
-    given = load_scored_items(task) if task.answers is None else answers.load_items(config, task)
+    given = (
+        load_scored_items(task)
+        if task.answers is None
+        else answers.load_selected_recorded_answers(config, task)
+    )
     contexts.require_documents_for_context_lengths(task, given)
     task.text_bytes = [
         len(given_text.texts[0].encode()) for given_text in given if given_text.form is TextContext.text
@@ -161,7 +165,9 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
         context = replace(context, engine=both)
     prompts.reject_answers_inside_thinking(task, inputs.given, context.resolved)
     context_length.print_notes_early(
-        context_length.build_rope_notes_for_documents(context.resolved, inputs.given, task.max_piece_tokens)
+        context_length.build_document_rope_scaling_notes(
+            context.resolved, inputs.given, task.max_piece_tokens
+        )
     )
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
@@ -224,7 +230,7 @@ def render_shown_prompts(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str
 
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
     """Return the notes on reference and RoPE scaling for plan=true."""
-    lines = context_length.build_rope_notes_for_documents(
+    lines = context_length.build_document_rope_scaling_notes(
         resolved, inputs.given, inputs.task.max_piece_tokens
     )
     if inputs.second is not None:

@@ -52,10 +52,10 @@ class MemoryConfig(TaskConfig):
             "context_lengths" if self.context_lengths else "prompt_tokens",
         )
         settings = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
-        reject_huge_batches(settings, max(rows * prompt for rows, prompt, _ in self.measured_points))
+        reject_huge_batches(settings, max(rows * prompt for rows, prompt, _ in self.measured_workloads))
 
     @property
-    def measured_points(self) -> list[Workload]:
+    def measured_workloads(self) -> list[Workload]:
         """Pairs of batch size and context length to measure, smallest first."""
         prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
@@ -67,7 +67,7 @@ class MemoryConfig(TaskConfig):
 
     def workload(self, generation: GenerationConfig, batch_size: int = 1) -> Workload:
         """Return the smallest combination of batch size and context length that is measured."""
-        return self.measured_points[0]
+        return self.measured_workloads[0]
 
     @property
     def num_loads(self) -> int:
@@ -82,5 +82,5 @@ class MemoryConfig(TaskConfig):
         """
         return [
             RequestedCompletions(rows, prompt, new, rows * self.repeats, True)
-            for rows, prompt, new in self.measured_points
+            for rows, prompt, new in self.measured_workloads
         ]

@@ -147,7 +147,9 @@ class MemoryRepeat:
 
 
 def summarize_repeats(
-    repeats: list[MemoryRepeat], measured_points: list[Workload], predicted_footprints: list[Footprint | None]
+    repeats: list[MemoryRepeat],
+    measured_workloads: list[Workload],
+    predicted_footprints: list[Footprint | None],
 ) -> tuple[Result, dict[str, Any]]:
     """Return the job's result with the median of each metric over all repeats, and the plot data."""
     measured = [run.compute_metrics() for run in repeats]
@@ -158,7 +160,7 @@ def summarize_repeats(
             metrics[f"{key}_min"] = min(values[key] for values in measured)
             metrics[f"{key}_max"] = max(values[key] for values in measured)
     metrics["repeats"] = len(repeats)
-    metrics["points"] = len(measured_points)
+    metrics["points"] = len(measured_workloads)
     failed = {number: why for run in reversed(repeats) for number, why in run.failed.items()}
     metrics["points_not_measured"] = len(failed)
     report = repeats[0].report
@@ -169,11 +171,11 @@ def summarize_repeats(
     if prediction is None:
         notes.append(note("no_prediction"))
     else:
-        metrics |= _compute_memory_prediction_metrics(metrics, prediction, measured_points[at])
-    rows = _build_stage_rows(repeats, measured_points, predicted_footprints, failed)
+        metrics |= _compute_memory_prediction_metrics(metrics, prediction, measured_workloads[at])
+    rows = _build_memory_by_stage_rows(repeats, measured_workloads, predicted_footprints, failed)
     notes += _build_memory_notes(repeats, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
-    for number, (batch, prompt, new) in enumerate(measured_points):
+    for number, (batch, prompt, new) in enumerate(measured_workloads):
         kv = [run.kv[number] for run in repeats if number in run.kv]
         if kv:
             values = [mib for mib, _ in kv]
@@ -181,7 +183,7 @@ def summarize_repeats(
                                 "low": min(values), "high": max(values)})  # fmt: skip
     if prediction is not None:
         drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
-            measured_points[at][0] * (measured_points[at][1] + measured_points[at][2])
+            measured_workloads[at][0] * (measured_workloads[at][1] + measured_workloads[at][2])
         )
     facts = report["facts"] | {"machine": describe_hardware(), REPEATS_FACT: FRESH_PROCESSES}
     return Result(metrics, rows, facts, render_notes(notes)), drawn
@@ -231,27 +233,29 @@ def _build_memory_notes(
     return notes
 
 
-def _build_stage_rows(
+def _build_memory_by_stage_rows(
     repeats: list[MemoryRepeat],
-    measured_points: list[Workload],
+    measured_workloads: list[Workload],
     predicted_footprints: list[Footprint | None],
     failure_reasons: dict[int, str],
 ) -> list[dict[str, Any]]:
     """Return a table row per stage, batch size and context length, with medians over repeats and the
     prediction.
     """
-    rows = [_build_stage_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START]
-    for number, point in enumerate(measured_points):
+    rows = [
+        _build_memory_stage_row(repeats, None, stage, None, predicted_footprints[0]) for stage in AT_START
+    ]
+    for number, point in enumerate(measured_workloads):
         measured = [run for run in repeats if number in run.speeds]
         if measured:
             rows += [
-                _build_stage_row(measured, number, stage, point, predicted_footprints[number])
+                _build_memory_stage_row(measured, number, stage, point, predicted_footprints[number])
                 for stage in IN_POINTS
             ]
         else:
             rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
     if failure_reasons:
-        for row, number in _number_rows_by_point(rows, measured_points):
+        for row, number in _number_rows_by_point(rows, measured_workloads):
             row["note"] = failure_reasons.get(number, "")
     return rows
 
@@ -263,7 +267,7 @@ def _number_rows_by_point(
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 
 
-def _build_stage_row(
+def _build_memory_stage_row(
     repeats: list[MemoryRepeat],
     point_number: int | None,
     stage: str,

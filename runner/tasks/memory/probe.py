@@ -94,7 +94,7 @@ class MemoryProbe:
         self.send_event_to_parent(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
-    def measure_used_mib(self) -> float:
+    def measure_allocated_memory_mib(self) -> float:
         """Return the allocated GPU memory in MiB. On a CPU, return the anonymous memory."""
         machine.reset_peak_rss()
         return _read_cuda_peaks_mib().get("cuda_steady_mib") or machine.anonymous_rss_mib()
@@ -133,13 +133,13 @@ def measure_workloads_memory(
     machine.reset_peak_rss()
     probe.measure_stage_memory("import", lambda: get_model_kind(config.model).import_libraries(resolved))
 
-    def load_engine_and_record_weights() -> EngineReport:
+    def load_and_record_weight_mib() -> EngineReport:
         report: EngineReport = engine.load()
         probe.weight_mib = report.metrics["weight_mib"]
         probe.mapped_weight_mib = report.metrics.get("mapped_weight_mib", 0.0)
         return report
 
-    report: EngineReport = probe.measure_stage_memory("load", load_engine_and_record_weights)
+    report: EngineReport = probe.measure_stage_memory("load", load_and_record_weight_mib)
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
         check_context_length(context_length_of_report(report), prompt_tokens, new_tokens)
@@ -187,10 +187,10 @@ def _measure_workload_memory(
         probe.measure_stage_memory("prefill", steps.step_until_prefilled, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
         probe.measure_stage_memory("decode", lambda: steps.step_until_decoded(last), number)
-        kv_tokens, held_mib = engine.stats.kv_tokens, probe.measure_used_mib()
+        kv_tokens, held_mib = engine.stats.kv_tokens, probe.measure_allocated_memory_mib()
         is_held = not session.is_idle
         steps.step_until_decoded(sys.maxsize)
-    kv_mib = held_mib - probe.measure_used_mib() if is_held and kv_tokens else None
+    kv_mib = held_mib - probe.measure_allocated_memory_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
     probe.send_event_to_parent(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)

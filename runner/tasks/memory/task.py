@@ -79,7 +79,7 @@ def prepare(config: RunnerConfig) -> TaskInputs:  # noqa: ARG001
 def check_lengths(inputs: TaskInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
     """Raise ConfigError if a context length to be measured exceeds the model's."""
     room = get_model_kind(resolved.config.model).positions(resolved).room
-    for _, prompt_tokens, new_tokens in typed_task_config(resolved.config, MemoryConfig).measured_points:
+    for _, prompt_tokens, new_tokens in typed_task_config(resolved.config, MemoryConfig).measured_workloads:
         check_context_length(room, prompt_tokens, new_tokens, exceed_context_hint(resolved))
     return []
 
@@ -91,12 +91,12 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     kind = get_model_kind(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
     require_capabilities(kind.capabilities(config), "task=memory", needs)
-    predicted = [kind.predict_memory(context.resolved, point) for point in task.measured_points]
+    predicted = [kind.predict_memory(context.resolved, point) for point in task.measured_workloads]
     runs: list[MemoryRepeat] = []
-    kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_points)
+    kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_workloads)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
-        _measure_missing_workloads(config, task, kept, runs, recorder)
-    result, drawn = summarize_repeats(runs, task.measured_points, predicted)
+        _measure_unrecorded_memory_workloads(config, task, kept, runs, recorder)
+    result, drawn = summarize_repeats(runs, task.measured_workloads, predicted)
     result.notes += render_notes(make_measurement_notes(kept.count, total, kept.outdated))
     write_text_atomically(
         recorder.folder / POINTS, json.dumps(drawn | {"title": _picture_title(config)}, indent=1) + "\n"
@@ -106,7 +106,7 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     return result
 
 
-def _measure_missing_workloads(
+def _measure_unrecorded_memory_workloads(
     config: RunnerConfig,
     task: MemoryConfig,
     recorded_points: RecordedPoints,
@@ -114,16 +114,16 @@ def _measure_missing_workloads(
     recorder: Recorder,
 ) -> None:
     repeats = RepeatLog(recorder.folder)
-    stages = len(AT_START) + len(IN_POINTS) * len(task.measured_points)
+    stages = len(AT_START) + len(IN_POINTS) * len(task.measured_workloads)
     with recorder.create_progress_bar(task.repeats * stages, "memory", "stages") as bar:
         for number in range(1, task.repeats + 1):
             which = f"repeat {number} of {task.repeats}"
             repeat = RepeatRunner(
-                config, task.measured_points, recorder.folder / "memory_probe.log", which, bar
+                config, task.measured_workloads, recorder.folder / "memory_probe.log", which, bar
             )
             repeat.keep = partial(recorded_points.append_measurement_event, number)
             for event in recorded_points.stored_events(number):
-                repeat.add_measurement(event, is_recorded=True)
+                repeat.add_measurement_to_repeat(event, is_recorded=True)
             repeat_results.append(repeat.measure_all_workloads())
             if not repeat_results[-1].speeds:
                 raise JobFailed(
@@ -196,7 +196,7 @@ class RepeatRunner:
         self._set_current_stage("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
-            process = child_process.start_python(
+            process = child_process.start_python_child_process(
                 "-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
             )
         with process:
@@ -227,7 +227,7 @@ class RepeatRunner:
             code="failed",
         )
 
-    def add_measurement(self, event: dict[str, Any], is_recorded: bool = False) -> None:
+    def add_measurement_to_repeat(self, event: dict[str, Any], is_recorded: bool = False) -> None:
         """Add a finished stage or measurement to the repeat, and advance the progress bar."""
         self.measured.add_event(event)
         step = self.bar.skip if is_recorded else self.bar.advance
@@ -244,6 +244,6 @@ class RepeatRunner:
         elif "error" in event:
             raise getattr(errors, event["error"], JobFailed)(**event["details"])
         elif "done" not in event:
-            self.add_measurement(event)
+            self.add_measurement_to_repeat(event)
             self.keep(event)
         return "done" in event

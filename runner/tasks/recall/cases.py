@@ -90,7 +90,7 @@ def insert_needles_into_filler(filler: Filler, num_units: int, needles: Sequence
     )
     parts, at = [], 0
     for end, _, needle in ends:
-        parts += [filler.join_units(at, end), needle, filler.get_separator_after_unit(end)]
+        parts += [filler.join_units(at, end), needle, filler.get_separator_after_needle(end)]
         at = end
     return "".join([*parts, filler.join_units(at, num_units)]).rstrip()
 

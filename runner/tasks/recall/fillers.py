@@ -15,7 +15,7 @@ from random import Random
 
 from runner.config.choices import CONF
 from runner.datasets.long_texts import DOCUMENTS, generate_synthetic_text, get_text_category
-from runner_base import ConfigError, DataError, read_text, unknown_choice_message
+from runner_base import ConfigError, DataError, format_unknown_choice_message, read_text
 from runner_base.texts import iter_json_lines
 
 # those that ship, whatever a folder of the user's own names so
@@ -66,7 +66,7 @@ class Filler:
         """Return the units from `begin` (inclusive) to `end` (exclusive) as one text."""
         return "".join(self.units[at % len(self.units)] for at in range(begin, end))
 
-    def get_separator_after_unit(self, unit_end: int) -> str:
+    def get_separator_after_needle(self, unit_end: int) -> str:
         """Return the separator between a unit's end and a needle: a line break or a space."""
         before = self.units[(unit_end - 1) % len(self.units)]
         return "\n" if before.endswith("\n") else " "
@@ -95,7 +95,7 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
     path = Path(filler_name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"no such file, and {unknown_choice_message('filler', filler_name, NAMES)}",
+            f"no such file, and {format_unknown_choice_message('filler', filler_name, NAMES)}",
             key="task.filler",
             value=filler_name,
             code="unknown_choice",
@@ -106,7 +106,7 @@ def read_filler_units(filler_name: str, max_tokens: int) -> list[str]:
     return _split_text_into_filler_units(f"{text[: max_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 
-def create_haystack_filler(filler: Filler, haystack_number: int, seed: int) -> Filler:
+def vary_filler_for_haystack(filler: Filler, haystack_number: int, seed: int) -> Filler:
     """Return the filler of a haystack: the same units, but starting at a random line. Haystack 0 is not
     changed.
 

@@ -62,7 +62,7 @@ class SizeGroup:
         return min(max(size, self.low + 1), self.high - 1)
 
 
-def set_largest_text_sizes_that_fit_context(
+def set_largest_fitting_text_sizes(
     groups: Sequence[SizeGroup],
     estimate_size: Callable[[SizeGroup, int], int],
     count_case_tokens: PromptTokenCounter,

@@ -25,9 +25,9 @@ from runner_base import (
     at_least,
     check_value,
     config_field,
+    format_unknown_choice_message,
     in_range,
     not_blank,
-    unknown_choice_message,
 )
 from runner_base.fields import InIdentityUnless
 from runner_engine import GenerationConfig, Workload
@@ -89,7 +89,7 @@ class RecallConfig(TaskConfig):
                 kind in KINDS,
                 "task.kinds",
                 self.kinds,
-                unknown_choice_message("kind", kind, list(KINDS)),
+                format_unknown_choice_message("kind", kind, list(KINDS)),
                 code="unknown_choice",
             )
         choices = ", ".join(style.value for style in STYLES)

@@ -10,8 +10,8 @@ from dataclasses import replace
 from runner.config.wording import PromptStyle
 from runner.tasks import ResolvedJob, get_model_kind
 from runner.tasks.recall.cases import CaseSettings, RenderedCase
-from runner.tasks.recall.fillers import Filler, build_filler, create_haystack_filler
-from runner.tasks.recall.fitting import SizeGroup, set_largest_text_sizes_that_fit_context
+from runner.tasks.recall.fillers import Filler, build_filler, vary_filler_for_haystack
+from runner.tasks.recall.fitting import SizeGroup, set_largest_fitting_text_sizes
 from runner.tasks.recall.judging import PlacedCase
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.kinds import is_ruler_kind, load_case_generator
@@ -45,8 +45,8 @@ def render_cases_with_fitting_filler(
 
     filler = build_filler(filler_units, count_text_tokens)
     answer = resolved.config.generation.max_total_new_tokens
-    groups = [*_create_size_groups(task, filler, answer)]
-    set_largest_text_sizes_that_fit_context(
+    groups = [*_create_recall_cases_by_length(task, filler, answer)]
+    set_largest_fitting_text_sizes(
         groups, lambda group, tokens: _estimate_text_size(group, filler, tokens), count_case_tokens, ROOM
     )
     cases = [
@@ -97,9 +97,11 @@ def reject_lossy_tokenizer(cases: Sequence[PlacedCase], resolved: ResolvedJob) -
             )
 
 
-def _create_size_groups(task: RecallConfig, filler: Filler, answer_tokens: int) -> Iterator[SizeGroup]:
+def _create_recall_cases_by_length(
+    task: RecallConfig, filler: Filler, answer_tokens: int
+) -> Iterator[SizeGroup]:
     count = task.num_haystacks
-    haystacks = [create_haystack_filler(filler, text, task.cases_seed) for text in range(count)]
+    haystacks = [vary_filler_for_haystack(filler, text, task.cases_seed) for text in range(count)]
     for length in task.tokens:
         for kind in task.kinds:
             recipe = CaseSettings(

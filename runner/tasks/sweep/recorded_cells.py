@@ -104,7 +104,7 @@ class RecordedCells:
             machine_limits.measured.append(HardwareRates(line["matrix_gflop_per_s"], line["read_gb_per_s"]))
             return
         before = len(machine_limits.measured)
-        machine_limits.measure_hardware_rates()
+        machine_limits.measure_matmul_and_read_rates()
         for rates in machine_limits.measured[before:]:
             self._append(
                 what="rates",

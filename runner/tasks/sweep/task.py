@@ -111,7 +111,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     kept = RecordedCells(recorder.folder, contention)
     total = (task.warmup + task.repeats) * len(create_sweep_cells(task)) + len(task.arrival_rates)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
-        cells = measure_sweep_cells(task, stopwatch, limits, recorder, kept)
+        cells = measure_sweep_setting_combinations(task, stopwatch, limits, recorder, kept)
         loads = (
             measure_latency_at_request_rates(task, stopwatch, recorder, kept)
             if any(not cell.note for cell in cells)
@@ -128,11 +128,11 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     notes: list[Note | str] = []
-    rows = render_note_cells(tables.build_speed_rows(cells, task))
+    rows = render_note_cells(tables.build_sweep_result_rows(cells, task))
     result = Result(
         dict(report.metrics), rows, dict(report.facts), [render_engine_note(each) for each in report.notes]
     )
-    result.metrics |= _select_best_cell_metrics(measured) | {
+    result.metrics |= _build_best_sweep_cell_metrics(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
         "cells": len(cells),
@@ -197,7 +197,7 @@ def deliver(inputs: SweepInputs, resolved: ResolvedJob, job: Job, result: Result
         draw_missing_plots(MODULE, job.folder, POINTS)
 
 
-def measure_sweep_cells(
+def measure_sweep_setting_combinations(
     task: SweepConfig,
     cell_runner: CellRunner,
     limits: MachineLimits,
@@ -245,7 +245,7 @@ def measure_latency_at_request_rates(
             if recorded_cells.restore_request_timings(load):
                 bar.skip(len(load.requests))
                 continue
-            arrivals.run_request_load(cell_runner.engine, load, lambda: bar.advance(1))
+            arrivals.run_requests_at_arrival_rate(cell_runner.engine, load, lambda: bar.advance(1))
             recorded_cells.store_request_timings(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
@@ -271,7 +271,7 @@ def build_measurement_noise_note(cells: list[Cell], limits: MachineLimits, conte
     return note("quiet", count=len(known) - noisy, total=len(known), share=NOISY)
 
 
-def _select_best_cell_metrics(cells: list[Cell]) -> dict[str, float]:
+def _build_best_sweep_cell_metrics(cells: list[Cell]) -> dict[str, float]:
     speed = tables.select_speed_metric(cells)
     best = max(cells, key=lambda cell: cell.median(speed))
     best_at = {"best_batch_size": best.batch_size, "best_prompt_tokens": best.prompt_tokens}

@@ -17,8 +17,8 @@ from runner_base import (
     at_least,
     check_value,
     config_field,
+    format_unknown_choice_message,
     not_blank,
-    unknown_choice_message,
 )
 from runner_engine import GenerationConfig, Workload, tool_calls
 
@@ -72,7 +72,7 @@ class ToolsConfig(TaskConfig):
                 category in CATEGORIES,
                 "task.categories",
                 self.categories,
-                unknown_choice_message("category", category, CATEGORIES),
+                format_unknown_choice_message("category", category, CATEGORIES),
                 code="unknown_choice",
             )
         is_once = len(set(self.categories)) == len(self.categories)
@@ -81,7 +81,7 @@ class ToolsConfig(TaskConfig):
             self.tool_call_format in FORMS,
             "task.tool_call_format",
             self.tool_call_format,
-            unknown_choice_message("form", self.tool_call_format, FORMS),
+            format_unknown_choice_message("form", self.tool_call_format, FORMS),
             code="unknown_choice",
         )
         # no key: the lengths, shortest first

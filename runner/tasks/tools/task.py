@@ -48,7 +48,7 @@ from runner.tasks.tools.offering import (
     require_tool_support_in_template,
 )
 from runner_base import ConfigError, Result
-from runner_compare import add_tool_results
+from runner_compare import add_tool_call_metrics
 from runner_engine import Capability, Request, require_capabilities
 
 VERSION = 2  # 2: an answer that was cut off in a loop is judged as if it were complete
@@ -84,7 +84,7 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     if task.tokens and not kind.can_count_tokens(config):
         need = "task.context_lengths measures lengths in the model's tokens. It"
         require_capabilities(kind.capabilities(config), need, {Capability.tokenizer})
-    cases = select_cases(_read_configured_cases(task), task.categories, task.cases, task.cases_seed)
+    cases = select_cases(_read_configured_tool_cases(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(
             f"task.data={task.data} has no such question",
@@ -99,7 +99,7 @@ def prepare(config: RunnerConfig) -> ToolsInputs:
     return ToolsInputs(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
 
 
-def _read_configured_cases(task: ToolsConfig) -> list[Case]:
+def _read_configured_tool_cases(task: ToolsConfig) -> list[Case]:
     if task.data == MADE:
         return read_installed_tool_cases()
     from runner.tasks.tools.bfcl import read_bfcl_cases  # only where such files are read
@@ -135,7 +135,7 @@ def run(inputs: ToolsInputs, context: TaskContext) -> Result:
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
     result.facts["calls"] = format_note(form.note)
-    add_tool_results(result, done.samples)
+    add_tool_call_metrics(result, done.samples)
     result.notes += render_notes(context_length.build_rope_notes_for_samples(resolved, done.samples))
     return result
 

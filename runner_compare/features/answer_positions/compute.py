@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, decide_comparisons
+from runner_compare.statistics import Decision, decide_comparisons_with_holm
 from runner_compare.statistics.answer_positions import (
     CELL,
     create_kl_growth_tests,
@@ -39,14 +39,14 @@ def compute_kl_growth_by_position(table: Table, reader: Reader) -> None:
     tests = {
         (row.run.run_id, first): test
         for row in table.rows
-        for first, test in _create_row_tests(row, reader).items()
+        for first, test in _create_row_kl_growth_tests(row, reader).items()
     }
     by_run = table.get_section_data(TableGrowth).by_run
-    for (run_id, first), decision in zip(tests, decide_comparisons(tests.values()), strict=True):
+    for (run_id, first), decision in zip(tests, decide_comparisons_with_holm(tests.values()), strict=True):
         by_run.setdefault(run_id, Growth({})).decisions[first] = decision
 
 
-def _create_row_tests(row: TableRow, reader: Reader) -> dict[int, SignFlipTest]:
+def _create_row_kl_growth_tests(row: TableRow, reader: Reader) -> dict[int, SignFlipTest]:
     if row.is_repeat or not has_divergence_by_position(row.run):
         return {}
     try:

@@ -37,7 +37,7 @@ def format_generated_range(first: int) -> str:
     return f"{first:,}–{later[0] - 1:,}" if later else f"{first:,}+"
 
 
-def build_generated_position_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+def build_rows_by_generated_position(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for first in list_generated_positions(metrics):
         cell = f"/{CELL}{first}"
@@ -79,7 +79,7 @@ def build_answer_position_tables(table: Table) -> dict[str, list[Column]]:
     return {TITLE: columns}
 
 
-def build_default_output_tables(table: Table) -> dict[str, list[Column]]:
+def build_divergence_by_position_tables(table: Table) -> dict[str, list[Column]]:
     """Return a table with one line per run that has a divergence, and one column per bin."""
     rows = [row for row in table.rows if has_divergence_by_position(row.run)]
     if not rows:

@@ -10,11 +10,11 @@ from runner_compare.features.answer_positions.render import (
     AXIS,
     LEGEND,
     build_answer_position_tables,
-    build_default_output_tables,
+    build_divergence_by_position_tables,
     format_kl_growth_sentences,
     growth_record,
 )
-from runner_compare.features.positions.render import create_loss_pictures
+from runner_compare.features.positions.render import create_loss_curve_pictures
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -31,7 +31,7 @@ class AnswerPositions(Section):
         return build_answer_position_tables(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
-        return build_default_output_tables(table)
+        return build_divergence_by_position_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
         return format_kl_growth_sentences(table)
@@ -51,7 +51,9 @@ class AnswerPositions(Section):
         return {} if growth is None else {"kl_larger_from_token": growth.first_position}
 
     def pictures(self, table: Table) -> list[Picture]:
-        return create_loss_pictures(table, "answer_positions", f"/{CELL}", list_generated_positions, AXIS)
+        return create_loss_curve_pictures(
+            table, "answer_positions", f"/{CELL}", list_generated_positions, AXIS
+        )
 
 
 SECTION = AnswerPositions()

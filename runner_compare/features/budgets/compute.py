@@ -41,17 +41,19 @@ def compare_settings_at_equal_tokens(table: Table, reader: Reader) -> None:
             curves = ComparedCurves(setting.config, base.config, setting.budgets, None)
             compared.append((setting, base, curves))
             try:
-                curves.result = _compare_settings(setting, base, costs, reader)
+                curves.result = _compare_at_equal_token_counts(setting, base, costs, reader)
             except NotPaired as reason:
                 curves.note = str(reason)
     decide_equal_tokens([curves.result for *_, curves in compared if curves.result])
 
 
-def _compare_settings(
+def _compare_at_equal_token_counts(
     setting: BudgetSetting, base_setting: BudgetSetting, costs: dict[str, Costs], reader: Reader
 ) -> EqualTokensComparison:
     """Compare two configurations at equal token counts, on the questions that all jobs of both answered."""
-    of_rows = [_load_row_costs(row, costs, reader) for row in (*setting.rows, *base_setting.rows)]
+    of_rows = [
+        _load_token_costs_per_question(row, costs, reader) for row in (*setting.rows, *base_setting.rows)
+    ]
     answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
     curves = [
@@ -77,7 +79,7 @@ def _compare_settings(
     return result
 
 
-def _load_row_costs(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
+def _load_token_costs_per_question(row: TableRow, cache: dict[str, Costs], reader: Reader) -> Costs:
     """Return the token counts of each question of a table row. `cache` stores counts that are
     already loaded.
     """

@@ -32,7 +32,7 @@ MAX_LETTERS = 36  # of a value in a name
 APART = 0.06
 
 
-def create_budget_pictures(table: Table) -> list[Picture]:
+def create_thinking_budget_pictures(table: Table) -> list[Picture]:
     """Return the plot of accuracy by thinking budget; [] if no configuration ran with several budgets."""
     settings = group_rows_across_thinking_budgets(table)
     if not settings:
@@ -41,10 +41,10 @@ def create_budget_pictures(table: Table) -> list[Picture]:
         "accuracy of each setting by thinking budget and by total tokens per question (prompt, thinking and "
         "answer). Bars show 95 % intervals. Hollow markers show the baseline"
     )
-    return [Picture("thinking_budget", title, lambda: draw_accuracy_over_budget(settings))]
+    return [Picture("thinking_budget", title, lambda: draw_accuracy_over_thinking_budget(settings))]
 
 
-def draw_accuracy_over_budget(settings: Sequence[BudgetSetting]) -> Figure:
+def draw_accuracy_over_thinking_budget(settings: Sequence[BudgetSetting]) -> Figure:
     """Draw accuracy by thinking budget (left) and by tokens per question (right).
 
     Each setting is one line. Each set of questions is one row of the figure.
@@ -126,7 +126,7 @@ def format_equal_token_comparison(
     return "; ".join(parts)
 
 
-def format_short_equal_token_comparison(
+def format_equal_tokens_comparison_line(
     setting: BudgetSetting, base_setting: BudgetSetting, compared: ComparedCurves
 ) -> str:
     """Format the result of a comparison at equal token counts as one line."""

@@ -7,10 +7,10 @@ from typing import Any
 from runner_base import Picture
 from runner_compare.features.budgets.compute import TableBudgetData, compare_settings_at_equal_tokens
 from runner_compare.features.budgets.render import (
-    create_budget_pictures,
+    create_thinking_budget_pictures,
     equal_tokens_record,
     format_equal_token_comparison,
-    format_short_equal_token_comparison,
+    format_equal_tokens_comparison_line,
 )
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -31,7 +31,7 @@ class Budgets(Section):
 
     def short_sentences(self, table: Table) -> list[str]:
         return [
-            format_short_equal_token_comparison(*compared)
+            format_equal_tokens_comparison_line(*compared)
             for compared in table.get_section_data(TableBudgetData).compared
         ]
 
@@ -42,7 +42,7 @@ class Budgets(Section):
         return {"equal_tokens": records} if records else {}
 
     def pictures(self, table: Table) -> list[Picture]:
-        return create_budget_pictures(table)
+        return create_thinking_budget_pictures(table)
 
 
 SECTION = Budgets()

@@ -8,7 +8,10 @@ from runner_compare.model.data import Run, Texts
 from runner_compare.model.mean_pairs import find_cluster_field
 from runner_compare.reader import Reader
 from runner_compare.statistics import MIN_TEXTS, Effect
-from runner_compare.statistics.context_gains import create_likelihood_gain_test, list_context_lengths
+from runner_compare.statistics.context_gains import (
+    create_log_likelihood_difference_test,
+    list_context_lengths,
+)
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_cluster, sum_likelihoods_by_document
 from runner_compare.ways import PairingOptions
 from runner_compare.ways.likelihoods import check_same_texts, get_text_clusters
@@ -41,7 +44,7 @@ def compare_losses_by_context_length(run: Run, base: Run, reader: Reader) -> dic
         if clusters is not None:
             sides = [sum_likelihoods_by_cluster(side, clusters) for side in sides]
         if len(sides[0]) >= MIN_TEXTS:
-            found[run.run_id, length] = create_likelihood_gain_test(*sides).effect
+            found[run.run_id, length] = create_log_likelihood_difference_test(*sides).effect
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner_base import Column, ColumnUse, Likelihood
 from runner_compare.features.answer_positions.render import TITLE as GENERATED_TITLE
-from runner_compare.features.answer_positions.render import build_generated_position_rows
+from runner_compare.features.answer_positions.render import build_rows_by_generated_position
 from runner_compare.features.contexts.compute import TableContextEffects
 from runner_compare.features.positions.render import TITLE as POSITIONS_TITLE
 from runner_compare.features.positions.render import build_loss_by_position_rows
@@ -26,8 +26,8 @@ from runner_compare.statistics.context_gains import (
     ContextStep,
     compute_loss_metrics_by_context_length,
     context_curves,
+    list_context_length_gains,
     list_context_lengths,
-    list_context_steps,
     select_helpful_context_steps,
 )
 from runner_compare.statistics.likelihoods import compute_likelihood_metrics
@@ -50,7 +50,7 @@ def format_longer_context_gain_sentence(metrics: Mapping[str, float]) -> str:
     if len(lengths) < 2:
         return ""
     texts = int(metrics[f"n/{CELL}{lengths[0]}"])
-    steps = list_context_steps(metrics)
+    steps = list_context_length_gains(metrics)
     if not steps:
         return f"{texts} documents are too few to test whether more context helps; {MIN_TEXTS} are needed"
     helpful = select_helpful_context_steps(steps)
@@ -96,7 +96,7 @@ def build_text_likelihood_records(
     )
     by_generated = compute_metrics_by_generated_position(likelihoods, cluster_by_unit)
     tables = {
-        GENERATED_TITLE: build_generated_position_rows(by_generated),
+        GENERATED_TITLE: build_rows_by_generated_position(by_generated),
         TITLE: build_context_table_rows(by_context),
         POSITIONS_TITLE: build_loss_by_position_rows(by_position),
     }

@@ -12,7 +12,7 @@ from runner_compare.features.contexts.render import (
     build_context_tables,
     format_longer_context_gain_sentence,
 )
-from runner_compare.features.positions.render import create_loss_pictures
+from runner_compare.features.positions.render import create_loss_curve_pictures
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.render.labels import format_row_name
@@ -68,7 +68,7 @@ class Contexts(Section):
         }
 
     def pictures(self, table: Table) -> list[Picture]:
-        return create_loss_pictures(table, "contexts", f"/{CELL}", list_context_lengths, AXIS)
+        return create_loss_curve_pictures(table, "contexts", f"/{CELL}", list_context_lengths, AXIS)
 
 
 SECTION = Contexts()

@@ -12,8 +12,8 @@ from typing import Any
 
 from runner_base import format_count
 from runner_compare.model.data import TableRow
-from runner_compare.render.effects import format_effect, format_values_and_interval
-from runner_compare.render.margins import UNDECIDED, format_margin, format_verdict
+from runner_compare.render.effects import format_effect, format_effect_values_and_interval
+from runner_compare.render.margins import UNDECIDED, format_margin, format_margin_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import effect_unit
 from runner_compare.statistics import Decision, Finding, MarginVerdict
@@ -57,7 +57,7 @@ def _format_verdict_if_cut_offs_wrong(decision: Decision) -> str:
     was = decision.as_counted
     assert was is not None
     if was.verdict not in (None, MarginVerdict.undecided, decision.verdict):
-        return format_verdict(was.verdict, format_margin(was))
+        return format_margin_verdict(was.verdict, format_margin(was))
     return str(was.finding)
 
 
@@ -82,7 +82,7 @@ def format_worst_and_best_difference(decision: Decision) -> str:
     if decision.ends is None:
         return format_effect(decision)
     worst, best = decision.ends
-    at_worst, at_best, low, high = format_values_and_interval(decision, worst.value, best.value)
+    at_worst, at_best, low, high = format_effect_values_and_interval(decision, worst.value, best.value)
     return f"{at_worst} … {at_best} [{low}, {high}]"
 
 

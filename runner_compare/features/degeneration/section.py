@@ -7,7 +7,7 @@ from typing import Any
 from runner_base import Column, Picture
 from runner_compare.features.degeneration.compute import (
     TableDegeneration,
-    compare_degeneration,
+    compare_degeneration_with_baselines,
     find_loop_starts,
 )
 from runner_compare.features.degeneration.render.pictures import create_loop_pictures
@@ -25,7 +25,7 @@ class DegenerationSection(Section):
     """Report section that compares the shares of degenerate answers."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        compare_degeneration(table, reader)
+        compare_degeneration_with_baselines(table, reader)
         find_loop_starts(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:

@@ -45,7 +45,7 @@ def compare_model_files(
     """Build the table of model files, and test which files have a lower KL divergence than others."""
     of_files = _group_jobs_by_file(runs, reader.key_rules)
     reference = _find_reference_file(of_files, [*runs], baseline)
-    names = _choose_model_file_names(of_files, reader.key_rules)
+    names = _choose_model_file_labels(of_files, reader.key_rules)
     tables, rows = _compare_with_reference(of_files, reference, dict(margins or {}), reader)
     files = [
         FileRow(names[key], {kind: rows[run.run_id] for kind, run in members.items()}, key == reference)
@@ -122,7 +122,7 @@ def get_model_file_identity(run: Run) -> FileIdentity:
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
-def _choose_model_file_names(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity, str]:
+def _choose_model_file_labels(jobs_by_file: JobsByFile, rules: KeyRules) -> dict[FileIdentity, str]:
     """Return a unique name for each model file: its relative path, plus settings if the path is
     ambiguous.
     """

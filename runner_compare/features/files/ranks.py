@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations, permutations
 
-from runner_compare.features.front.compute import MEMORY_TOLERANCE, find_dominating_front_rows
+from runner_compare.features.front.compute import MEMORY_TOLERANCE, find_dominators_on_pareto_front
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.model.mean_pairs import find_cluster_field
 from runner_compare.reader import Reader
@@ -157,7 +157,7 @@ def find_significantly_lower_kl_pairs(
         closer, farther = first, second
         if math.fsum(kls[first]) > math.fsum(kls[second]):
             closer, farther = second, first
-        ps[closer, farther] = compute_p_value_lower_kl(kls[closer], kls[farther], tokens_per_text)
+        ps[closer, farther] = compute_lower_kl_p_value(kls[closer], kls[farther], tokens_per_text)
     return _select_significant_pairs(ps)
 
 
@@ -170,11 +170,11 @@ def find_non_inferior_pairs(
     """
     ps: dict[tuple[int, int], float] = {}
     for first, second in permutations(range(len(kls)), 2):
-        ps[first, second] = compute_p_value_lower_kl(kls[first], kls[second], tokens_per_text, margin)
+        ps[first, second] = compute_lower_kl_p_value(kls[first], kls[second], tokens_per_text, margin)
     return _select_significant_pairs(ps)
 
 
-def compute_p_value_lower_kl(
+def compute_lower_kl_p_value(
     kls: Sequence[float], other_kls: Sequence[float], tokens_per_text: Sequence[float], margin: float = 0.0
 ) -> float:
     """Return the p-value of a test that one file's mean KL divergence is below another's plus a margin.
@@ -265,7 +265,7 @@ def _mark_pareto_front(
         )
 
     dominators = [[at for at, other in enumerate(known) if is_dominating(other, index)] for index in known]
-    for index, of_front in zip(known, find_dominating_front_rows(dominators), strict=True):
+    for index, of_front in zip(known, find_dominators_on_pareto_front(dominators), strict=True):
         files[index].dominated_by = [files[known[at]].name for at in of_front]
         files[index].on_front = not of_front
 

@@ -15,7 +15,11 @@ from runner_compare.model.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.model.repeated_runs import describe_contention
 from runner_compare.render.columns import USES, build_margin_columns, build_metric_column, format_accuracy
 from runner_compare.render.conclusion import conclusion_text
-from runner_compare.render.effects import build_decision_records, format_difference, format_difference_heading
+from runner_compare.render.effects import (
+    build_effect_records_by_key,
+    format_difference,
+    format_difference_heading,
+)
 from runner_compare.render.labels import format_number
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import move_overlapping_labels_apart
@@ -48,10 +52,10 @@ def create_file_pictures(table: FileTable) -> list[Picture]:
         "Pareto front of bytes, memory and KL divergence"
     )
     is_drawn = any(file.on_front is not None and not file.is_reference for file in table.files)
-    return [Picture("files", title, lambda: draw_kl_over_size(table))] if is_drawn else []
+    return [Picture("files", title, lambda: draw_kl_over_file_size(table))] if is_drawn else []
 
 
-def draw_kl_over_size(table: FileTable) -> Figure:
+def draw_kl_over_file_size(table: FileTable) -> Figure:
     """Plot each file's KL divergence, on a logarithmic axis, against the file size."""
     from matplotlib.figure import Figure
 
@@ -233,7 +237,7 @@ def _format_rank(file: FileRow) -> str:
 
 
 def _find_record(file: FileRow, kind: JobKind, key: str) -> Any:
-    return build_decision_records(file.rows[kind]).get(key) if kind in file.rows else None
+    return build_effect_records_by_key(file.rows[kind]).get(key) if kind in file.rows else None
 
 
 def _format_rows(files: list[FileRow], kind: JobKind, format_row: Callable[[TableRow], str]) -> list[str]:

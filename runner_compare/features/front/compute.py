@@ -94,7 +94,7 @@ def mark_pareto_front(
     scored = [row for row in table.rows if row.run.accuracy_interval]
     if len(scored) < FEWEST_ROWS:
         return
-    _exclude_incomparable_rows_from_front(scored)
+    _mark_rows_off_pareto_front(scored)
     rows = [row for row in scored if not row.off_front]
     if len(rows) < FEWEST_ROWS:
         return
@@ -280,7 +280,7 @@ def _mark_pareto_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
         ]
         for row in rows
     ]
-    for index, dominators_on_front in enumerate(find_dominating_front_rows(dominators)):
+    for index, dominators_on_front in enumerate(find_dominators_on_pareto_front(dominators)):
         rows[index].on_front = not dominators_on_front
         if dominators_on_front:
             strongest = max(dominators_on_front, key=lambda number: _row_accuracy(rows[number]))
@@ -289,7 +289,7 @@ def _mark_pareto_front_rows(rows: list[TableRow], dominance: Dominance) -> None:
             rows[index].accuracy_behind = dominance.compare_accuracy(rows[strongest], rows[index]).difference
 
 
-def find_dominating_front_rows(dominators_per_row: list[list[int]]) -> list[list[int]]:
+def find_dominators_on_pareto_front(dominators_per_row: list[list[int]]) -> list[list[int]]:
     """Return, for each row, the front rows that dominate it. The list is empty for a row on the front.
 
     The front consists of the rows that no row of the front dominates, and of those that
@@ -310,7 +310,7 @@ def _row_accuracy(row: TableRow) -> float:
     return row.run.accuracy_interval[0] if row.run.accuracy_interval else 0.0
 
 
-def _exclude_incomparable_rows_from_front(rows: list[TableRow]) -> None:
+def _mark_rows_off_pareto_front(rows: list[TableRow]) -> None:
     """Exclude rows from the Pareto front that shared their machine or ran on another type of machine.
 
     Without a baseline, the most common machine is the reference.

@@ -93,13 +93,13 @@ class BoundedMetric:
 def find_metric_bounds(run: Run, key: str, reader: Reader | None = None) -> BoundedMetric | None:
     """Return a run's metric with its lower and upper bound; None if the run does not have the metric."""
     if key == "accuracy" and run.accuracy_interval is not None:
-        return _compute_bounded_accuracy(run)
+        return _compute_accuracy_with_bounds(run)
     value = run.metrics.get(key)
     if value is None:
         return None
     name, _, category = key.partition("/")
     of = f"/{category}" if category else ""
-    ends = _get_recorded_interval(run.metrics, name.removesuffix(AT_MOST), of)
+    ends = _get_recorded_confidence_interval(run.metrics, name.removesuffix(AT_MOST), of)
     if ends is not None:
         low, high = ends
         if name == KL:  # a reference without sampled tokens gives a lower bound
@@ -134,7 +134,7 @@ def is_event_count_metric(key: str) -> bool:
     return metric.pooling is PoolingRule.sum and not metric.unit and metric.key not in OF_THE_MODEL
 
 
-def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
+def _compute_accuracy_with_bounds(run: Run) -> BoundedMetric:
     """Return the accuracy with its bounds. Cut-off answers count as wrong for the lower, as correct
     for the upper.
     """
@@ -149,7 +149,7 @@ def _compute_bounded_accuracy(run: Run) -> BoundedMetric:
     )
 
 
-def _get_recorded_interval(
+def _get_recorded_confidence_interval(
     metrics: Mapping[str, float], name: str, suffix: str
 ) -> tuple[float, float] | None:
     """Return the lower and upper end of a metric's recorded confidence interval, or None."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from runner_base import ConfigError, format_against_limit, unknown_choice_message
+from runner_base import ConfigError, format_against_limit, format_unknown_choice_message
 from runner_base.errors import Code
 from runner_compare.features.gates.metric_bounds import find_metric_bounds, is_event_count_metric
 from runner_compare.metrics import UNITS
@@ -27,7 +27,7 @@ from runner_compare.render.effects import (
     get_sample_unit_name,
 )
 from runner_compare.render.labels import format_count_interval, format_number, format_row_name
-from runner_compare.render.margins import UNDECIDED, format_margin, format_verdict
+from runner_compare.render.margins import UNDECIDED, format_margin, format_margin_verdict
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
@@ -118,7 +118,7 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Requir
                 )
             terms.append(
                 _validate_gate_requirement(
-                    _move_unit_to_key(RequirementTerm(part, *match.groups()), runs), runs
+                    _move_unit_into_metric_key(RequirementTerm(part, *match.groups()), runs), runs
                 )
             )
         if not joined:
@@ -130,7 +130,7 @@ def _term_error(term: RequirementTerm, reason: str, code: Code = "bad_value") ->
     return ConfigError(reason, key=OPTION, value=term.text, code=code)
 
 
-def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
+def _move_unit_into_metric_key(term: RequirementTerm, runs: Sequence[Run]) -> RequirementTerm:
     """Move a unit from the value of a term to the end of its key.
 
     For example, `kl_p999<0.5nats` becomes `kl_p999_nats<0.5`.
@@ -143,7 +143,7 @@ def _move_unit_to_key(term: RequirementTerm, runs: Sequence[Run]) -> Requirement
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
-def _check_requirement_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
+def _reject_missing_or_wrong_unit(term: RequirementTerm, runs: Sequence[Run]) -> None:
     """Raise ConfigError if the value of a term has no unit or a wrong unit."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
@@ -173,14 +173,16 @@ def _validate_gate_requirement(term: RequirementTerm, runs: Sequence[Run]) -> Re
         if term.sign not in ("=", "==", "!="):
             raise _term_error(term, "the operator of a finding must be = or !=")
         if term.value not in FINDINGS:
-            raise _term_error(term, unknown_choice_message("finding", term.value, FINDINGS), "unknown_choice")
+            raise _term_error(
+                term, format_unknown_choice_message("finding", term.value, FINDINGS), "unknown_choice"
+            )
         return term
-    _check_requirement_unit(term, runs)
+    _reject_missing_or_wrong_unit(term, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
         raise _term_error(
             term,
-            unknown_choice_message("metric", term.key, ["margin", "finding", *metrics]),
+            format_unknown_choice_message("metric", term.key, ["margin", "finding", *metrics]),
             "unknown_choice",
         )
     if term.sign not in COMPARISONS:
@@ -191,14 +193,14 @@ def _validate_gate_requirement(term: RequirementTerm, runs: Sequence[Run]) -> Re
     except ValueError:
         raise _term_error(term, f"{term.value!r} is not a number") from None
     if term.key in COUNTED_ACCURACY and any(run.accuracy_interval for run in runs):
-        instead = _format_count_term_as_accuracy(term, runs)
+        instead = _format_count_requirement_as_accuracy(term, runs)
         raise _term_error(
             term, f"a count of answers does not generalize to other questions. Use {instead}", "unsupported"
         )
     return term
 
 
-def _format_count_term_as_accuracy(term: RequirementTerm, runs: Sequence[Run]) -> str:
+def _format_count_requirement_as_accuracy(term: RequirementTerm, runs: Sequence[Run]) -> str:
     counts = {run.correct_and_total[1] for run in runs if run.correct_and_total and run.correct_and_total[1]}
     is_of_right = term.key == "correct"
     sign = term.sign if is_of_right else term.sign.translate(str.maketrans("<>", "><"))
@@ -208,7 +210,9 @@ def _format_count_term_as_accuracy(term: RequirementTerm, runs: Sequence[Run]) -
     return f"accuracy{sign}{share if is_of_right else 1 - share:.4g}"
 
 
-def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -> dict[str, float]:
+def merge_margins_with_requirements(
+    terms: Sequence[RequirementTerm], margins: dict[str, float]
+) -> dict[str, float]:
     """Merge the margins of --margin and --require. Raises ConfigError if they conflict."""
     together = dict(margins)
     for term in terms:
@@ -220,7 +224,7 @@ def merge_margins(terms: Sequence[RequirementTerm], margins: dict[str, float]) -
     return together
 
 
-def check_requirements(
+def check_requirements_on_runs(
     tables: Sequence[Table],
     terms: Sequence[RequirementTerm],
     reader: Reader | None = None,
@@ -237,7 +241,7 @@ def check_requirements(
             _check_term(term, row, table, reader)
             for row in table.candidate_rows
             for term in terms
-            if not _is_requirement_for_other_tables(term, row, of_tables)
+            if not _applies_only_to_other_tables(term, row, of_tables)
         ]
     if not terms:
         return []
@@ -255,7 +259,7 @@ def collect_requirements(comparison: Comparison) -> list[Requirement]:
     return of_rows + comparison.get_section_data(Requirements).of_rows
 
 
-def _is_requirement_for_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
+def _applies_only_to_other_tables(term: RequirementTerm, row: TableRow, table_measures: set[str]) -> bool:
     own = {effect.measure for effect in row.effects if not effect.is_ratio}
     wanted = set(term.margins) - {RATIOS}
     return bool(own and wanted and not own & wanted and wanted & table_measures)
@@ -273,7 +277,7 @@ def format_unmet_requirements(requirements: Iterable[Requirement]) -> list[str]:
 
 def _check_term(term: RequirementTerm, row: TableRow, table: Table, reader: Reader | None) -> Requirement:
     if term.key == "margin":
-        met, reason = _check_margin_requirement(term, row)
+        met, reason = _check_loss_within_margin(term, row)
     elif term.key == "finding":
         met, reason = _check_finding_requirement(term, row)
     else:
@@ -281,14 +285,14 @@ def _check_term(term: RequirementTerm, row: TableRow, table: Table, reader: Read
     return Requirement(term.text, row.run.job_id, met, f"{format_row_name(row, table.keys)}: {reason}")
 
 
-def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
+def _check_loss_within_margin(term: RequirementTerm, row: TableRow) -> tuple[bool, str]:
     of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
     if not of:
         return False, f"{term.text}: {_not_compared_message(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure}: " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and (why := explain_impossible_verdict(worst)):
-        return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}: {why}"
+        return False, f"{named}{format_margin_verdict(worst.verdict, format_margin(worst))}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return (
             False,
@@ -303,7 +307,7 @@ def _check_margin_requirement(term: RequirementTerm, row: TableRow) -> tuple[boo
             if worst.needed
             else ""
         )
-        return False, f"{named}{format_verdict(worst.verdict, format_margin(worst))}{needs}"
+        return False, f"{named}{format_margin_verdict(worst.verdict, format_margin(worst))}{needs}"
     return worst.verdict in SHOWN_GOOD, f"{named}{describe_margin_decision(worst)}"
 
 

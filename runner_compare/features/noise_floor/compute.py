@@ -63,7 +63,7 @@ def compute_noise_floors(table: Table, reader: Reader) -> list[NoiseFloor]:
     for base in (row.run for row in baselines if row.run.correct_and_total and not row.run.parts):
         if base.run_id in covered:
             continue
-        repeats = [row.run for row in table.rows if repeats_baseline(row.run, base, reader)]
+        repeats = [row.run for row in table.rows if is_repeat_of_baseline(row.run, base, reader)]
         covered |= {base.run_id, *(run.run_id for run in repeats)}
         found = [*_iter_changed_answers(base, [*repeats, *iter_earlier_runs(base)], reader)]
         if found:
@@ -82,7 +82,7 @@ def compute_noise_floors(table: Table, reader: Reader) -> list[NoiseFloor]:
     return floors
 
 
-def repeats_baseline(run: Run, base: Run, reader: Reader) -> bool:
+def is_repeat_of_baseline(run: Run, base: Run, reader: Reader) -> bool:
     """Return whether two runs differ only in keys that do not change the task, and in at least one of them."""
     keys = {*reader.key_rules.find_differing_keys([run.params, base.params])}
     return bool(keys) and keys <= REPEAT_KEYS and _is_same_fact("model_sha256", run, base)

@@ -21,7 +21,7 @@ def format_noise_floor(floor: NoiseFloor, is_only: bool = True) -> str:
     )
 
 
-def format_unequal_answers_warning(floor: NoiseFloor) -> str:
+def format_nondeterministic_answers_warning(floor: NoiseFloor) -> str:
     """Return a warning that repeated questions got other answers on an engine that promises equal ones."""
     texts = floor.changed_texts or 0
     changed, what = (texts, "texts") if texts > floor.changed else (floor.changed, "answers")
@@ -33,4 +33,4 @@ def format_unequal_answers_warning(floor: NoiseFloor) -> str:
 
 def format_noise_floors(floors: Sequence[NoiseFloor]) -> list[str]:
     lines = [format_noise_floor(floor, len(floors) == 1) for floor in floors]
-    return lines + [format_unequal_answers_warning(floor) for floor in floors if floor.breaks_claim]
+    return lines + [format_nondeterministic_answers_warning(floor) for floor in floors if floor.breaks_claim]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner_base import ConfigError, unknown_choice_message
+from runner_base import ConfigError, format_unknown_choice_message
 from runner_base.notes import Note, note
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.selection import parse_margins
@@ -60,7 +60,7 @@ def parse_plan_target(arguments: Sequence[str]) -> PlanTarget:
         key, equals, value = word.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(
-                f"{unknown_choice_message('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
+                f"{format_unknown_choice_message('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
                 key=OPTION,
                 value=word,
                 code="unknown_choice",

@@ -32,7 +32,7 @@ def format_plan_title(table: Table) -> str:
     )
 
 
-def build_plan_columns(table: Table) -> list[Column]:
+def build_question_plan_columns(table: Table) -> list[Column]:
     plans = table.get_section_data(TablePlans).of_rows
     lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
     rates = [plan.disagreement for _, plan in lines]

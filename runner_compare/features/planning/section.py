@@ -6,7 +6,7 @@ from typing import Any
 
 from runner_base import Column
 from runner_compare.features.planning.compute import TablePlans
-from runner_compare.features.planning.render import build_plan_columns, format_plan_title
+from runner_compare.features.planning.render import build_question_plan_columns, format_plan_title
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
@@ -17,7 +17,7 @@ class Planning(Section):
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         return (
-            {format_plan_title(table): build_plan_columns(table)}
+            {format_plan_title(table): build_question_plan_columns(table)}
             if table.get_section_data(TablePlans).of_rows
             else {}
         )

@@ -30,7 +30,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     Test,
     create_pooled_test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
 from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, PoolingWeights
@@ -138,7 +138,7 @@ def _build_pooled_table(
     margins: dict[str, float],
     reader: Reader,
 ) -> PooledTable:
-    keys = find_setting_keys(rows, by_keys, reader.key_rules)
+    keys = find_keys_distinguishing_configurations(rows, by_keys, reader.key_rules)
     compared = [(question_set_identity(table, row), row) for table, row in rows if not row.is_baseline]
     sets = list(dict.fromkeys(question_set for question_set, _ in compared))
     names = choose_question_set_names(sets)
@@ -176,7 +176,7 @@ def _build_pooled_table(
     if not by_keys:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
         table.keys = replace_adapter_keys_by_names(keys, sides)
-    decisions = decide_comparisons([pooled for _, pooled in comparisons], margins)
+    decisions = decide_comparisons_with_holm([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
         cells = table.cells[row.run.job_id]
         if any(
@@ -188,7 +188,7 @@ def _build_pooled_table(
     return table
 
 
-def find_setting_keys(
+def find_keys_distinguishing_configurations(
     rows: Sequence[tuple[Table, TableRow]], by_keys: Sequence[str], rules: KeyRules
 ) -> list[str]:
     """Return the config keys that distinguish configurations.
@@ -265,7 +265,7 @@ def collect_poolable_decisions(
         if row.effect.n == 0:
             raise NotPaired(f"no question of {name} was answered")
         decisions.append(row.effect)
-    check_poolable_means([decision.test for decision in decisions], weights)
+    require_poolable_mean_accuracies([decision.test for decision in decisions], weights)
     for (first, first_rows), (second, second_rows) in combinations(
         zip(names, rows_by_question_set, strict=True), 2
     ):
@@ -278,7 +278,7 @@ def collect_poolable_decisions(
     return decisions
 
 
-def check_poolable_means(tests: Sequence[Test], weights: PoolingWeights) -> None:
+def require_poolable_mean_accuracies(tests: Sequence[Test], weights: PoolingWeights) -> None:
     """Raise NotPaired if tests of mean accuracies cannot be combined into one test."""
     if not any(isinstance(test, MeanFlipTest) for test in tests):
         return

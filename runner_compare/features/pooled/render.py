@@ -13,17 +13,17 @@ from runner_compare.model.data import ABSENT, Table, TableRow
 from runner_compare.render.columns import build_row_name_columns, effect_columns
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.effects import format_effect, format_effects_legend
-from runner_compare.render.findings import format_finding_sentence
+from runner_compare.render.findings import format_row_finding_sentence
 from runner_compare.render.labels import format_assignments
 from runner_compare.render.parts import row_sentence_with_finding
 from runner_compare.render.quantities import REPEATS, find_quantity
-from runner_compare.render.row_records import build_row_effect_records
+from runner_compare.render.row_records import build_effect_and_truncation_records
 from runner_compare.render.short_table import build_row_label_columns, format_verdict_cell
 from runner_compare.statistics import Finding
 from runner_compare.statistics.pooling import PoolingWeights
 
 
-def build_pooled_part(table: PooledTable) -> ReportPart:
+def build_pooled_report_part(table: PooledTable) -> ReportPart:
     what = "accuracy" if table.unit == "points" else "log-likelihood"
     title = f"{what} over {len(table.sets)} sets of questions (differences in {table.unit})"
     said = [
@@ -56,7 +56,9 @@ def format_pooled_legend(table: PooledTable) -> str:
 def format_pooled_sentence(row: TableRow, table: PooledTable) -> str:
     if row.note is not None:
         return f"{format_assignments(row, table.keys) or row.run.job_id}: not pooled, {row.note}."
-    return format_finding_sentence(row, table.keys).replace(" (n=", f" over {len(table.sets)} sets (n=", 1)
+    return format_row_finding_sentence(row, table.keys).replace(
+        " (n=", f" over {len(table.sets)} sets (n=", 1
+    )
 
 
 def build_pooled_columns(table: PooledTable) -> list[Column]:
@@ -111,7 +113,9 @@ def _format_cell(row: TableRow | None) -> str:
 def build_pooled_csv_lines(table: PooledTable) -> list[dict[str, Any]]:
     lines = []
     for row in table.rows:
-        effects = [value for value in build_row_effect_records(row).values() if isinstance(value, dict)]
+        effects = [
+            value for value in build_effect_and_truncation_records(row).values() if isinstance(value, dict)
+        ]
         effect = effects[0] if effects else {}
         ends = flatten_cut_off_answers_record(effect.pop("without_limit", {}))
         sets = {"pooled_over": "; ".join(table.sets), "weights": table.weights.value, "note": row.note}
@@ -140,7 +144,7 @@ def pooled_record(table: PooledTable) -> dict[str, Any]:
                 },
                 **{
                     key: value
-                    for key, value in build_row_effect_records(row).items()
+                    for key, value in build_effect_and_truncation_records(row).items()
                     if key != REPEATS.record_key
                 },
                 "note": row.note,

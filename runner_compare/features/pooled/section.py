@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_compare.features.pooled.compute import PooledTable
-from runner_compare.features.pooled.render import build_pooled_csv_lines, build_pooled_part, pooled_record
+from runner_compare.features.pooled.render import (
+    build_pooled_csv_lines,
+    build_pooled_report_part,
+    pooled_record,
+)
 from runner_compare.model.comparison import Comparison, ReportPart
 from runner_compare.section import Section
 
@@ -23,7 +27,8 @@ class PooledSection(Section):
 
     def cross_task_parts(self, comparison: Comparison) -> list[ReportPart]:
         return [
-            build_pooled_part(table) for table in comparison.get_section_data(ComparisonPooledTables).tables
+            build_pooled_report_part(table)
+            for table in comparison.get_section_data(ComparisonPooledTables).tables
         ]
 
     def comparison_record(self, comparison: Comparison) -> dict[str, Any]:

@@ -27,7 +27,7 @@ AXIS = "position (number of preceding tokens, in bins of powers of two)"
 TITLE = "loss by position (number of preceding tokens), with 95 % intervals over documents"
 
 
-def create_loss_pictures(
+def create_loss_curve_pictures(
     table: Table, name: str, key_prefix: str, list_x_values: XValueLister, axis_label: str
 ) -> list[Picture]:
     """Create the plot of loss by position or context length.
@@ -130,7 +130,7 @@ def build_loss_by_position_rows(metrics: Mapping[str, float]) -> list[dict[str, 
     return lines
 
 
-def build_position_tables(table: Table) -> dict[str, list[Column]]:
+def build_loss_by_position_tables(table: Table) -> dict[str, list[Column]]:
     lines = [(row, first) for row in table.rows for first in list_bin_positions(row.run.metrics)]
     if not lines:
         return {}

@@ -16,10 +16,7 @@ from typing import Any
 from runner_base import Result, Sample, write_text_atomically
 from runner_base.drawing import draw_missing_plots, draw_plots_in_child_process, save_plots
 from runner_compare.features.recall.compute import RecallFindings
-from runner_compare.features.recall.render.pictures import (
-    convert_findings_to_plot_data,
-    create_job_recall_pictures,
-)
+from runner_compare.features.recall.render.pictures import build_recall_plot_data, create_job_recall_pictures
 from runner_compare.features.recall.render.recall_text import (
     build_effective_length_rows,
     build_recall_by_depth_table_rows,
@@ -27,7 +24,7 @@ from runner_compare.features.recall.render.recall_text import (
     format_depth_recall_loss_sentences,
     format_effective_context_length_sentence,
 )
-from runner_compare.features.recall.render.tables import BY_DEPTH, effective_length_title
+from runner_compare.features.recall.render.tables import BY_DEPTH, format_effective_length_title
 from runner_compare.model.outcomes import QuestionOutcome
 from runner_compare.render.margins import format_margin_points
 
@@ -65,7 +62,7 @@ class RecallCard:
             facts = {"effective_length": f"{describe_effective_context_length(found)}, {within}"}
         tables = {BY_DEPTH: build_recall_by_depth_table_rows(findings)}
         if by_kind := build_effective_length_rows(findings):
-            tables[effective_length_title(findings.margin, by_kind=True)] = by_kind
+            tables[format_effective_length_title(findings.margin, by_kind=True)] = by_kind
         return cls(
             metrics,
             facts,
@@ -75,7 +72,7 @@ class RecallCard:
                 *format_depth_recall_loss_sentences(findings),
             ],
             {CURVE: [(length.length, length.share) for length in findings.length_recalls]},
-            vars(convert_findings_to_plot_data(findings, title)),
+            vars(build_recall_plot_data(findings, title)),
         )
 
     def add_to_result(self, result: Result) -> None:

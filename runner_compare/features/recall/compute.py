@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from runner_base import ConfigError
 from runner_compare.model.compared_parts import (
-    compare_question_subsets,
+    compare_runs_per_question_subset,
     decide_comparisons_of_all_subsets,
     load_row_answers,
     pair_rows_with_baselines,
@@ -29,7 +29,7 @@ from runner_compare.statistics.effective_length import (
     find_effective_context_length,
 )
 from runner_compare.statistics.effects import Test
-from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
+from runner_compare.ways.verdicts import create_mcnemar_test, run_test_with_truncation_bounds
 
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
@@ -105,7 +105,7 @@ class RecallFindings:
         return ALPHA / self.settings, ALPHA / (self.sharing or self.settings)
 
     @cached_property
-    def effective_length_by_kind(self) -> dict[str, EffectiveLength | None]:
+    def effective_length_by_question_kind(self) -> dict[str, EffectiveLength | None]:
         """Effective context length per kind of question, with simultaneous intervals.
 
         The mapping is empty if there is only one kind.
@@ -156,7 +156,7 @@ class RecallFindings:
         return self.length_recalls[0].low <= self.margin
 
     @cached_property
-    def needed_units_per_length(self) -> int:
+    def units_needed_per_context_length(self) -> int:
         """Estimated number of independent units per length needed to decide the shortest undecided length.
 
         The units are haystacks if questions are clustered by haystack, and otherwise questions. The
@@ -219,7 +219,7 @@ def _compute_recall_at_length(
     compared = None
     if outcomes is not shortest_outcomes:
         pairs = pair_with_shortest_length(outcomes, shortest_outcomes)
-        compared = compare_with_truncation_bounds(_create_recall_test_at_length, pairs) if pairs else None
+        compared = run_test_with_truncation_bounds(_create_recall_test_at_length, pairs) if pairs else None
     return LengthRecall(
         length=length,
         answers=len(outcomes),
@@ -361,11 +361,11 @@ def compare_recall_with_baselines(table: Table, reader: Reader) -> None:
     for run, base in pair_rows_with_baselines(table, answers):
         own, other = (_group_answers_by_text_length(answers[side.run_id]) for side in (run, base))
         shared = {length: (own[length], other[length]) for length in sorted(own.keys() & other.keys())}
-        compared[run.run_id] = compare_question_subsets(run, base, shared, reader)
+        compared[run.run_id] = compare_runs_per_question_subset(run, base, shared, reader)
     kept.compared = decide_comparisons_of_all_subsets(compared)
 
 
-def group_recall_tests_by_error_rate(table: Table) -> list[ErrorFamily]:
+def list_recall_error_families(table: Table) -> list[ErrorFamily]:
     """Return the groups of recall comparisons that share a family-wise error rate.
 
     The results of a family share one family-wise error rate.
@@ -377,7 +377,7 @@ def group_recall_tests_by_error_rate(table: Table) -> list[ErrorFamily]:
     counts = {
         "recall at each length": sum(map(len, kept.compared.values())),
         "effective lengths": sum(own.effective_length is not None for own in findings),
-        "effective lengths by kind": sum(len(own.effective_length_by_kind) for own in findings),
+        "effective lengths by kind": sum(len(own.effective_length_by_question_kind) for own in findings),
         "depths": sum(len(own.lost_depths) for own in findings),
     }
     return [

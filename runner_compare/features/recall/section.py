@@ -8,7 +8,7 @@ from runner_base import Column, Picture
 from runner_compare.features.recall.compute import (
     TableRecall,
     compare_recall_with_baselines,
-    group_recall_tests_by_error_rate,
+    list_recall_error_families,
     list_recall_rows,
 )
 from runner_compare.features.recall.render.pictures import create_recall_pictures_per_row
@@ -50,7 +50,7 @@ class Recall(Section):
 
     def table_record(self, table: Table) -> dict[str, Any]:
         return (
-            error_families_record(group_recall_tests_by_error_rate(table))
+            error_families_record(list_recall_error_families(table))
             if table.get_section_data(TableRecall).findings
             else {}
         )

@@ -13,7 +13,7 @@ from runner_compare.features.pooled.compute import (
     PooledTable,
     build_pooled_tables,
     choose_question_set_names,
-    find_setting_keys,
+    find_keys_distinguishing_configurations,
     question_set_identity,
 )
 from runner_compare.features.seeds.seed_tests import compute_seed_accuracies
@@ -127,7 +127,7 @@ def build_recovery_table(
             key="--card",
             code="empty",
         )
-    keys = find_setting_keys(rows, by_keys, reader.key_rules)
+    keys = find_keys_distinguishing_configurations(rows, by_keys, reader.key_rules)
     sets = list(dict.fromkeys(question_set for question_set, _ in compared))
     pooled = build_pooled_tables(tables, weights, by_keys, margins, reader) if len(sets) > 1 else []
     candidates = []
@@ -146,9 +146,11 @@ def build_recovery_table(
         candidates.append(
             CandidateRecovery(
                 dict(zip(keys, setting, strict=True)),
-                tuple(_compute_recovery_cell(rows_of_set, reader) for rows_of_set in members),
-                _compute_pooled_recovery_cell(members, pooled, weights, reader) if len(sets) > 1 else None,
-                _collect_job_facts([row.run for rows_of_set in members for row in rows_of_set], reader),
+                tuple(_compute_recovery_table_cell(rows_of_set, reader) for rows_of_set in members),
+                _compute_pooled_recovery(members, pooled, weights, reader) if len(sets) > 1 else None,
+                _collect_model_sizes_and_versions(
+                    [row.run for rows_of_set in members for row in rows_of_set], reader
+                ),
             )
         )
     bases = [
@@ -159,7 +161,7 @@ def build_recovery_table(
         keys,
         bases[0].get_value("model.name") or bases[0].job_id,
         {key: bases[0].get_value(key) for key in keys},
-        _collect_job_facts(bases, reader),
+        _collect_model_sizes_and_versions(bases, reader),
         weights,
         margins.get("accuracy"),
         [
@@ -170,7 +172,7 @@ def build_recovery_table(
     )
 
 
-def _compute_recovery_cell(rows: Sequence[TableRow], reader: Reader) -> RecoveryCell:
+def _compute_recovery_table_cell(rows: Sequence[TableRow], reader: Reader) -> RecoveryCell:
     if len(rows) != 1:
         return RecoveryCell(note=f"{len(rows)} runs")
     (row,) = rows
@@ -182,7 +184,7 @@ def _compute_recovery_cell(rows: Sequence[TableRow], reader: Reader) -> Recovery
         return RecoveryCell(decision=row.effect, note=str(reason))
 
 
-def _compute_pooled_recovery_cell(
+def _compute_pooled_recovery(
     members: Sequence[Sequence[TableRow]],
     pooled_tables: Sequence[PooledTable],
     weights: PoolingWeights,
@@ -236,7 +238,9 @@ def _compute_recovery_with_decision(
         versions += [
             _build_paired_accuracies(paired_rows, _count_cut_off_as(right)) for right in (False, True)
         ]
-    found = [compute_recovery(tasks, weights, decision.interval_error_rate) for tasks in versions]
+    found = [
+        compute_recovery(tasks, weights, decision.simultaneous_interval_error_rate) for tasks in versions
+    ]
     recovery = found[0]
     if recovery is None:
         return RecoveryCell(decision=decision, note="the baseline solved no question")
@@ -291,7 +295,7 @@ def _describe_question_set(name: str, base: Run, answers: Answers) -> QuestionSe
     )
 
 
-def _collect_job_facts(runs: Sequence[Run], reader: Reader) -> JobFacts:
+def _collect_model_sizes_and_versions(runs: Sequence[Run], reader: Reader) -> JobFacts:
     parts = [part for run in runs for part in run.parts or [run]]
     sizes = {
         name: round(max(part.metrics[key] for part in parts) * MIB)

@@ -18,7 +18,7 @@ from runner_compare.features.right_answers.render import (
     build_cost_table_columns,
     format_missing_cost_sentences,
 )
-from runner_compare.features.thinking.render import build_costs_record
+from runner_compare.features.thinking.render import build_cost_per_answer_record
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.section import Section
@@ -55,7 +55,7 @@ class CorrectAnswerCosts(Section):
         energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
         estimates = table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {})
         costs = (
-            build_costs_record(compute_all_costs_per_correct_answer(row.run), estimates)
+            build_cost_per_answer_record(compute_all_costs_per_correct_answer(row.run), estimates)
             if should_show_costs(table)
             else {}
         )

@@ -54,7 +54,7 @@ def _format_seed_spread(spread: SeedSpread | None, factor: float, number_format:
     return "{} ± {} ({}–{})".format(*(format(factor * value, number_format) for value in values))
 
 
-def build_seed_records(run: Run) -> list[dict[str, Any]]:
+def build_per_seed_records(run: Run) -> list[dict[str, Any]]:
     records = []
     for part, accuracy in zip(run.parts, compute_seed_accuracies(run), strict=True):
         tokens = None

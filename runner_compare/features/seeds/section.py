@@ -6,7 +6,7 @@ from typing import Any
 
 from runner_base import Column
 from runner_compare.features.seeds.compute import rows_with_seeds
-from runner_compare.features.seeds.render import TITLE, build_seed_columns, build_seed_records
+from runner_compare.features.seeds.render import TITLE, build_per_seed_records, build_seed_columns
 from runner_compare.model.data import Table, TableRow
 from runner_compare.section import Section
 
@@ -18,7 +18,7 @@ class Seeds(Section):
         return {TITLE: build_seed_columns(table)} if rows_with_seeds(table) else {}
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        return {"seeds": build_seed_records(row.run)} if row.run.over_seeds else {}
+        return {"seeds": build_per_seed_records(row.run)} if row.run.over_seeds else {}
 
     def csv_fields(self, table: Table, row: TableRow) -> dict[str, Any]:
         return {}

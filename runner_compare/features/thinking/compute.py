@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from runner_compare.features.right_answers.intervals import estimate_costs_per_correct_answer
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.statistics import Decision, Test, create_undecided_decision, decide_comparisons
+from runner_compare.statistics import Decision, Test, create_undecided_decision, decide_comparisons_with_holm
 from runner_compare.statistics.answer_times import estimate_answer_times
 from runner_compare.statistics.token_costs import Estimate
 from runner_compare.ways.numbers import create_metric_test
@@ -46,12 +46,12 @@ def compare_thinking_tokens(table: Table, reader: Reader) -> None:
         for row in table.rows
         if (test := _create_thinking_token_count_test(row, reader)) is not None
     ]
-    decisions = iter(decide_comparisons([test for row, test in tests if not row.is_repeat]))
+    decisions = iter(decide_comparisons_with_holm([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
         kept.effects[row.run.run_id] = create_undecided_decision(test) if row.is_repeat else next(decisions)
 
 
-def list_compared_thinking_rows(table: Table) -> list[tuple[TableRow, Decision]]:
+def list_rows_with_thinking_comparison(table: Table) -> list[tuple[TableRow, Decision]]:
     """Return the rows whose thinking tokens were compared with a baseline, except repeats of the baseline."""
     effects = table.get_section_data(TableThinking).effects
     return [

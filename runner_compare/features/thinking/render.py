@@ -11,13 +11,13 @@ from runner_compare.features.thinking.compute import (
     TableThinking,
     compute_mean_tokens_per_question,
     compute_usage_costs_per_correct_answer,
-    list_compared_thinking_rows,
+    list_rows_with_thinking_comparison,
 )
 from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.metrics import BY_ANSWERS, find_metric
 from runner_compare.model.data import ABSENT, Table, TableRow
 from runner_compare.render.columns import build_row_name_columns, format_accuracy
-from runner_compare.render.effects import format_interval_name, format_p_value
+from runner_compare.render.effects import format_effect_interval_name, format_p_value
 from runner_compare.render.labels import format_row_versus_baseline
 from runner_compare.statistics import Decision, Finding
 from runner_compare.statistics.token_costs import Estimate
@@ -27,7 +27,7 @@ TITLE = "thinking tokens, and cost per correct answer in tokens and seconds (tot
 
 
 def format_thinking_token_sentence(table: Table) -> str:
-    compared = list_compared_thinking_rows(table)
+    compared = list_rows_with_thinking_comparison(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
     parts = [
@@ -53,7 +53,7 @@ def format_short_thinking_token_sentences(table: Table) -> list[str]:
             f"{format_row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]}, "
             f"by {abs(effect.value):,.0f} tokens per answer."
         )
-        for row, effect in list_compared_thinking_rows(table)[:MAX_ROWS]
+        for row, effect in list_rows_with_thinking_comparison(table)[:MAX_ROWS]
         if effect.finding in thinks
     ]
 
@@ -69,7 +69,7 @@ def _format_difference(decision: Decision) -> str:
         for end in (decision.value, *decision.simultaneous_interval)
     )
     return (
-        f"{thinks}Δ {value}{share}, {format_interval_name(decision)} [{low}, "
+        f"{thinks}Δ {value}{share}, {format_effect_interval_name(decision)} [{low}, "
         f"{high}], Holm {format_p_value(decision.p_holm)}"
     )
 
@@ -92,10 +92,10 @@ def thinking_record(decision: Decision) -> dict[str, Any]:
 
 def build_row_cost_record(table: Table, row: TableRow) -> dict[str, float | None]:
     estimates = table.get_section_data(TableThinking).right_answers.get(row.run.run_id, {})
-    return build_costs_record(compute_usage_costs_per_correct_answer(row.run), estimates)
+    return build_cost_per_answer_record(compute_usage_costs_per_correct_answer(row.run), estimates)
 
 
-def build_costs_record(
+def build_cost_per_answer_record(
     costs: Mapping[str, float], estimates: Mapping[str, Estimate]
 ) -> dict[str, float | None]:
     """Return costs as JSON data, with the ends of their confidence intervals if known."""

@@ -21,7 +21,7 @@ class TableTokenCosts:
     of_questions: dict[str, list[Costs]] = field(default_factory=dict)
 
 
-def load_team_token_costs(table: Table, reader: Reader) -> None:
+def add_team_token_costs(table: Table, reader: Reader) -> None:
     """Load the token cost of each agent team, in total and per question."""
     kept = table.get_section_data(TableTokenCosts)
     for row in table.rows:

@@ -35,7 +35,9 @@ TITLE = (
 )
 
 
-def create_token_pictures(table: Table, token_estimates: Mapping[str, Estimate]) -> list[Picture]:
+def create_accuracy_by_tokens_pictures(
+    table: Table, token_estimates: Mapping[str, Estimate]
+) -> list[Picture]:
     """Return the plot of accuracy by tokens per question; [] if fewer than two rows have token counts.
 
     `token_estimates` has their intervals by run id.

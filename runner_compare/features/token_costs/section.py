@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, Picture
-from runner_compare.features.token_costs.compute import TableTokenCosts, load_team_token_costs
+from runner_compare.features.token_costs.compute import TableTokenCosts, add_team_token_costs
 from runner_compare.features.token_costs.render import (
     build_token_cost_record,
-    create_token_pictures,
+    create_accuracy_by_tokens_pictures,
     format_correct_per_1000_tokens,
 )
 from runner_compare.model.data import Table, TableRow
@@ -20,7 +20,7 @@ class TokenCosts(Section):
     """Report section with the token costs of agent teams."""
 
     def compute(self, table: Table, reader: Reader) -> None:
-        load_team_token_costs(table, reader)
+        add_team_token_costs(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
         costs = table.get_section_data(TableTokenCosts).of_rows
@@ -35,7 +35,7 @@ class TokenCosts(Section):
 
     def pictures(self, table: Table) -> list[Picture]:
         costs = table.get_section_data(TableTokenCosts).of_rows
-        return create_token_pictures(
+        return create_accuracy_by_tokens_pictures(
             table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()}
         )
 

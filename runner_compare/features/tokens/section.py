@@ -7,8 +7,8 @@ from runner_compare.features.tokens.render.divergence_picture import create_dive
 from runner_compare.features.tokens.render.tables import (
     LEGEND,
     build_token_divergence_tables,
-    find_worst_tokens,
-    render_worst_tokens,
+    collect_most_divergent_tokens,
+    render_worst_tokens_as_html,
 )
 from runner_compare.model.data import Table
 from runner_compare.reader import Reader
@@ -31,7 +31,9 @@ class Tokens(Section):
         return create_divergence_pictures(table)
 
     def render_html(self, table: Table, reader: Reader) -> str:
-        return "".join(render_worst_tokens(of_run) for of_run in find_worst_tokens(table, reader))
+        return "".join(
+            render_worst_tokens_as_html(of_run) for of_run in collect_most_divergent_tokens(table, reader)
+        )
 
 
 SECTION = Tokens()

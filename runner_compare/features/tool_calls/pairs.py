@@ -9,7 +9,7 @@ from functools import partial
 from runner_base.tool_outcomes import STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell, ToolFindings
 from runner_compare.model.compared_parts import (
-    compare_question_subsets,
+    compare_runs_per_question_subset,
     decide_comparisons_of_all_subsets,
     load_row_answers,
     pair_rows_with_baselines,
@@ -26,7 +26,7 @@ from runner_compare.model.mean_pairs import (
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome
 from runner_compare.reader import Reader
 from runner_compare.statistics import Decision, RunComparison
-from runner_compare.ways.verdicts import compare_with_truncation_bounds, create_mcnemar_test
+from runner_compare.ways.verdicts import create_mcnemar_test, run_test_with_truncation_bounds
 
 EVERY_STEP = STEPS | {WITHOUT_NEED: frozenset({ToolOutcome.nothing_called})}
 OF_NO_NEED = frozenset({ToolOutcome.nothing_called, ToolOutcome.called_without_need})
@@ -87,7 +87,7 @@ def compare_tool_calls_by_context_length(run: Run, answers: Answers) -> dict[int
         by_means = partial(create_mean_difference_test, cluster_field_name=find_cluster_field(run, run))
         if pairs:
             try:
-                compared[length] = compare_with_truncation_bounds(
+                compared[length] = run_test_with_truncation_bounds(
                     by_means if needs_mean_test(pairs) else create_mcnemar_test, pairs
                 )
             except TooFewPairs:
@@ -134,8 +134,8 @@ def compare_tool_calls_with_baselines(table: Table, reader: Reader) -> None:
             _group_answers_by_category_and_length(other),
         )
         shared = {cell: (cells[cell], other_cells[cell]) for cell in cells if cell in other_cells}
-        of_cells[run.run_id] = compare_question_subsets(run, base, shared, reader)
-        of_steps[run.run_id] = compare_question_subsets(
+        of_cells[run.run_id] = compare_runs_per_question_subset(run, base, shared, reader)
+        of_steps[run.run_id] = compare_runs_per_question_subset(
             run, base, split_answers_by_tool_call_step(own, other), reader
         )
     kept.compared, kept.steps = (

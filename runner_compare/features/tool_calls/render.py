@@ -190,7 +190,7 @@ def build_tool_call_outcome_columns(table: Table) -> list[Column]:
     return [*columns, Column("of all", answers, use=ColumnUse.result)]
 
 
-def add_tool_results(result: Result, samples: Sequence[Sample]) -> None:
+def add_tool_call_metrics(result: Result, samples: Sequence[Sample]) -> None:
     findings = ToolFindings(tuple(QuestionOutcome.from_sample(sample) for sample in samples))
     metrics = {"tool_accuracy": fmean(outcome.accuracy for outcome in findings.outcomes)}
     for name, group in _iter_results_by_metric_suffix(findings):

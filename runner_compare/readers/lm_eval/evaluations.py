@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from runner_base import ConfigError, DataError, join_first_names, print_message, unknown_choice_message
+from runner_base import ConfigError, DataError, format_unknown_choice_message, join_first_names, print_message
 from runner_compare.model.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
 from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
@@ -40,7 +40,7 @@ def load_evaluations(
         names = sorted({series.metric for _, series in read})
         if metric not in names:
             raise ConfigError(
-                unknown_choice_message("metric in these folders", metric, names),
+                format_unknown_choice_message("metric in these folders", metric, names),
                 key="--metric",
                 value=metric,
                 code="unknown_choice",
@@ -55,7 +55,7 @@ def load_evaluations(
     numbers = {(series.task, series.metric) for _, series in read if series.has_only_numbers}
     for _, series in read:
         series.is_beside_numbers = (series.task, series.metric) in numbers
-    roots = _find_outermost_groups([results for _, results in found])
+    roots = _map_tasks_to_outermost_groups([results for _, results in found])
     reader = FilesReader()
     runs = []
     for path in dict.fromkeys(paths):
@@ -127,7 +127,7 @@ class FilesReader(Reader):
             return self.read[run.run_id].load_metric_values()
         return {
             question: outcome._replace(
-                number=chance.estimate_for_question(
+                number=chance.estimate_metric_for_question(
                     *(outcome.right if outcome.right[1] else (int(outcome.solved), 1)), outcome.votes
                 )
             )
@@ -185,7 +185,7 @@ def _check_reported_mean(series: Series, reported: Any) -> None:
         check_reported_mean(figure, mean, "lines", series.results.path.name, reported)
 
 
-def _find_outermost_groups(all_results: list[Results]) -> dict[str, str]:
+def _map_tasks_to_outermost_groups(all_results: list[Results]) -> dict[str, str]:
     """Map each task to its outermost lm-eval group, whose tasks share one table."""
     parents: dict[str, str] = {}
     for results in all_results:
@@ -193,14 +193,14 @@ def _find_outermost_groups(all_results: list[Results]) -> dict[str, str]:
             for member in members:
                 parents.setdefault(member, group)
 
-    def find_outermost_group(name: str) -> str:
+    def find_outermost_task_group(name: str) -> str:
         seen = {name}
         while name in parents and parents[name] not in seen:
             name = parents[name]
             seen.add(name)
         return name
 
-    return {name: find_outermost_group(name) for name in parents}
+    return {name: find_outermost_task_group(name) for name in parents}
 
 
 def _iterate_newest_metric_series(

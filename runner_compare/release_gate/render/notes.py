@@ -12,7 +12,7 @@ from runner_compare.render.margins import UNDECIDED
 SIGNS = {">=": "≥", "<=": "≤"}
 
 
-def _describe_limit(
+def _format_metric_against_limit(
     key: str, value: float, sign: str, limit: float, low: float, high: float, baseline: float | None
 ) -> str:
     numbers = [format_against_limit(number, limit, format_number) for number in (value, low, high)]
@@ -50,7 +50,7 @@ NOTES: Mapping[str, Template] = {
     "no_task": "no result for task {task}",
     "no_metric": "{key} is not recorded",
     "no_interval": _describe_no_interval,
-    "limit": _describe_limit,
+    "limit": _format_metric_against_limit,
     "no_result": _describe_missing,
     "expected": lambda similar: (
         "expected, but no result was found" + (f". Did you mean {' or '.join(similar)}?" if similar else "")

@@ -23,7 +23,7 @@ from runner_compare.release_gate.verdicts import (
 from runner_compare.render.effects import explain_impossible_verdict, format_effect, get_sample_unit_name
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
-from runner_compare.render.margins import format_margin, format_verdict
+from runner_compare.render.margins import format_margin, format_margin_verdict
 from runner_compare.render.quantities import ACCURACIES, find_quantity, format_more_data_hint
 from runner_compare.statistics import ALPHA, Decision, MarginVerdict
 from runner_compare.statistics.run_ratios import compute_min_runs_per_job
@@ -52,7 +52,7 @@ def format_gate_report(report: GateReport) -> str:
             describe_check(check),
         )
         for candidate in report.candidates
-        for number, check in enumerate(select_shown_checks(candidate))
+        for number, check in enumerate(select_gate_checks_to_print(candidate))
     ]
     names, differences = (max((len(row[column]) for row in rows), default=0) for column in (1, 2))
     for verdict, name, difference, text in rows:
@@ -140,7 +140,7 @@ def sort_checks(candidate: CandidateVerdict) -> list[Check]:
     )
 
 
-def select_shown_checks(candidate: CandidateVerdict) -> list[Check]:
+def select_gate_checks_to_print(candidate: CandidateVerdict) -> list[Check]:
     """Return the checks that the text shows: those that failed, and those of margins. If there are none, all."""
     checks = sort_checks(candidate)
     return [check for check in checks if check.decision or check.verdict is not GateVerdict.go] or checks
@@ -163,7 +163,7 @@ def describe_check(check: Check) -> str:
         where = f"should, {where}" if where else "should: "
     if check.decision is None:
         return where + render_note(check.reason, NOTES)
-    return where + "; ".join(_describe_margin(check))
+    return where + "; ".join(_describe_margin_check(check))
 
 
 def _describe_panel(check: Check) -> str:
@@ -172,7 +172,7 @@ def _describe_panel(check: Check) -> str:
     return f"{check.panel}, {check.decision.n:,} {get_sample_unit_name(check.decision)}"
 
 
-def _describe_margin(check: Check) -> Iterator[str]:
+def _describe_margin_check(check: Check) -> Iterator[str]:
     decision = check.decision
     assert decision is not None
     assert decision.verdict is not None
@@ -183,7 +183,7 @@ def _describe_margin(check: Check) -> Iterator[str]:
     if decision.verdict is MarginVerdict.undecided:
         yield f"{measure}{_describe_undecided_loss(check, decision)}"
     else:
-        yield measure + format_verdict(decision.verdict, format_margin(decision))
+        yield measure + format_margin_verdict(decision.verdict, format_margin(decision))
     if text := render_note(check.reason, NOTES):
         yield text
     if check.verdict is GateVerdict.no_go and "losses" in decision.counts and not decision.is_ratio:

@@ -57,7 +57,7 @@ class MetricFlipTest(Test):
         return sum(difference < 0 for difference in self.differences)
 
     @cached_property
-    def max_mean_difference(self) -> float:
+    def largest_possible_mean_difference(self) -> float:
         """Largest possible mean difference, if every question differs by the full metric range."""
         least, most = self.value_range
         return (most - least) * max(self.sizes) * len(self.sizes) / math.fsum(self.sizes)
@@ -94,19 +94,19 @@ class MetricFlipTest(Test):
         return self._widen_interval_by_sign_test(*self.sign_flip_test.compute_interval_at_level(alpha), alpha)
 
     def _widen_interval_by_sign_test(self, low: float, high: float, alpha: float) -> tuple[float, float]:
-        if not self.few_differ or not self.max_mean_difference:
+        if not self.few_differ or not self.largest_possible_mean_difference:
             return low, high
         n = len(self.sizes)
         by_signs = stats.compute_paired_difference_interval(self.wins, self.losses, n, alpha)
-        return min(low, self.max_mean_difference * by_signs[0]), max(
-            high, self.max_mean_difference * by_signs[1]
+        return min(low, self.largest_possible_mean_difference * by_signs[0]), max(
+            high, self.largest_possible_mean_difference * by_signs[1]
         )
 
     def compute_p_value(self, null_value: float) -> float:
         p = self.sign_flip_test.compute_p_value(null_value)
-        if not self.few_differ or not self.max_mean_difference:
+        if not self.few_differ or not self.largest_possible_mean_difference:
             return p
-        share = max(-1.0, min(1.0, null_value / self.max_mean_difference))
+        share = max(-1.0, min(1.0, null_value / self.largest_possible_mean_difference))
         return max(p, stats.compute_paired_difference_p_value(self.wins, self.losses, len(self.sizes), share))
 
     @property

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, Test
-from runner_compare.statistics.planning import has_enough_units_to_plan, plan_samples_to_detect
+from runner_compare.statistics.planning import compute_samples_to_detect_shift, has_enough_units_to_plan
 from runner_compare.statistics.pooling import (
     MAX_UNKNOWN,
     PairedTexts,
@@ -118,5 +118,7 @@ class PooledLikelihoodTest(Test):
 
     def plan_sample_size_for_margin(self, margin: float, level: float, power: float = POWER) -> int | None:
         error, bend, tails, freedom = self.uncertainty
-        alike = plan_samples_to_detect(error, freedom + 1, margin, level, power, bend, tails, is_upward=True)
+        alike = compute_samples_to_detect_shift(
+            error, freedom + 1, margin, level, power, bend, tails, is_upward=True
+        )
         return None if alike is None else math.ceil(alike * self.num_texts / (freedom + 1))

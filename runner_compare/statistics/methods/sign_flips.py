@@ -9,7 +9,10 @@ from functools import cached_property
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, SampleSizeRange, Test
-from runner_compare.statistics.planning import compute_standard_error_bound_factors, plan_samples_to_detect
+from runner_compare.statistics.planning import (
+    compute_samples_to_detect_shift,
+    compute_standard_error_bound_factors,
+)
 from runner_compare.statistics.stats import POWER
 
 MAX_TAILS = 4.5  # kurtosis up to which the observed tails bound what a plan needs
@@ -97,7 +100,7 @@ class SignFlipTest(Test):
         self, shift: float, level: float, power: float, upward: bool | None = None, factor: float = 1.0
     ) -> int | None:
         n, error = len(self.differences), factor * self.standard_error
-        return plan_samples_to_detect(
+        return compute_samples_to_detect_shift(
             error,
             n,
             shift,

@@ -48,7 +48,7 @@ class StudentTTest(Test):
         if not self.has_enough_runs:
             return self._compute_effect_of_repeats()
         low, high = self.run_ratio.compute_interval()
-        return self._create_effect(
+        return self._create_ratio_effect(
             Method.student_t, self.run_ratio.ratio, low, high, self.run_ratio.compute_p_value_against(1.0)
         )
 
@@ -58,9 +58,11 @@ class StudentTTest(Test):
         low, high = min(repeats) / max(baseline), max(repeats) / min(baseline)
         if min(len(repeats), len(baseline)) < MIN_REPEATS:
             low, high = -math.inf, math.inf
-        return self._create_effect(Method.too_few_runs, median(repeats) / median(baseline), low, high, 1.0)
+        return self._create_ratio_effect(
+            Method.too_few_runs, median(repeats) / median(baseline), low, high, 1.0
+        )
 
-    def _create_effect(self, method: Method, value: float, low: float, high: float, p: float) -> Effect:
+    def _create_ratio_effect(self, method: Method, value: float, low: float, high: float, p: float) -> Effect:
         counts: dict[str, Any] = {
             "repeats": len(self.run.repeats),
             "baseline_repeats": len(self.baseline.repeats),

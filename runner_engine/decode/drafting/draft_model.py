@@ -186,10 +186,12 @@ class TokenDrafter:
             for one in long:
                 if left:
                     pieces.append(
-                        self._build_next_span(one, min(one.num_unprocessed_tokens - 1, left), is_last=False)
+                        self._build_next_token_span(
+                            one, min(one.num_unprocessed_tokens - 1, left), is_last=False
+                        )
                     )
                     left -= len(pieces[-1].ids)
-            self._run_token_spans(pieces)
+            self._run_drafter_on_token_spans(pieces)
             has_read = True
         if has_read:
             self.stats.prefill_s += time.perf_counter() - started
@@ -223,16 +225,18 @@ class TokenDrafter:
                 row.kv.places += 1
                 self._own.set_num_filled(slot, row.kv.places)
         else:
-            logits = self._run_token_spans(
+            logits = self._run_drafter_on_token_spans(
                 [
-                    self._build_next_span(one, one.num_unprocessed_tokens, is_last=True)
+                    self._build_next_token_span(one, one.num_unprocessed_tokens, is_last=True)
                     for one in draft_sequences
                 ]
             )
         tokens: list[int] = token_selection.argmax(logits).tolist()
         return tokens
 
-    def _build_next_span(self, draft_sequence: DraftSequence, num_tokens: int, is_last: bool) -> TokenSpan:
+    def _build_next_token_span(
+        self, draft_sequence: DraftSequence, num_tokens: int, is_last: bool
+    ) -> TokenSpan:
         row, start, last = (
             draft_sequence.row,
             draft_sequence.row.kv.places,
@@ -252,7 +256,7 @@ class TokenDrafter:
     def _prefill_prefix(self, prefix: Prefix) -> None:
         self.forward.prefill_prefix(prefix, MOST_TOKENS)
 
-    def _run_token_spans(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
+    def _run_drafter_on_token_spans(self, spans: Sequence[TokenSpan]) -> torch.Tensor:
         assert self._own is not None
         longest = max(piece.before + len(piece.ids) for piece in spans)
         self._own.ensure_capacity(longest, max(piece.row.max_kv_tokens for piece in spans))

@@ -47,7 +47,9 @@ class DrafterSpeculator:
             return []
         most = [self._compute_max_draft_tokens(row, forward) for row in sequences]
         guesses = self.drafter.propose(sequences, most)
-        return [_truncate_unknown_tokens(guess, sampler.vocab_size, forward.rows) for guess in guesses]
+        return [
+            _truncate_draft_at_unknown_token(guess, sampler.vocab_size, forward.rows) for guess in guesses
+        ]
 
     def _compute_max_draft_tokens(self, sequence: TokenSequence, forward: Forward) -> int:
         """Return the maximum number of draft tokens for a sequence.
@@ -100,7 +102,7 @@ class DrafterSpeculator:
         self.drafter.reset()
 
 
-def _truncate_unknown_tokens(draft: list[int], *vocab_sizes: int) -> list[int]:
+def _truncate_draft_at_unknown_token(draft: list[int], *vocab_sizes: int) -> list[int]:
     """Truncate a draft before the first token that has no embedding in the model."""
     end = next((at for at, token in enumerate(draft) if not 0 <= token < min(vocab_sizes)), len(draft))
     return draft[:end]

@@ -26,7 +26,7 @@ from runner_engine.decode.layouts.parts import (
     OF_ATTENTION,
     NotFusable,
     computing_child_names,
-    find_matching_projections,
+    match_known_projection_names,
 )
 from runner_engine.decode.layouts.query_scales import find_query_scale
 from runner_engine.decode.layouts.rotations import (
@@ -54,7 +54,7 @@ def infer_attention_layout(
     hidden_states: [1, T, hidden] inputs of the test run.
     """
     norm_names = next((names for names in HEAD_NORMS if set(names) <= computing_child_names(attention)), ())
-    names = find_matching_projections(attention, OF_ATTENTION, {*norm_names, *IGNORED})
+    names = match_known_projection_names(attention, OF_ATTENTION, {*norm_names, *IGNORED})
     into = tuple(getattr(attention, name) for name in names.into)
     scale = find_query_scale(attention)
     positions = POSITIONS if scale is None else scale.trial_positions

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.attention import PLAIN, Softmax, use_attention
+from runner_engine.attention import PLAIN, Softmax, use_attention_function
 from runner_engine.decode.layouts.parts import NotFusable
 from runner_engine.decode.layouts.rotations import Angles
 
@@ -46,7 +46,7 @@ def capture_attention_inputs(
 
     given = None if angles is None else angles.given
     try:
-        with use_attention(model, raise_inputs):
+        with use_attention_function(model, raise_inputs):
             attention(hidden_states=rows, position_embeddings=given, attention_mask=None, **others)
     except CapturedAttentionInputs as handed:
         return handed

@@ -35,7 +35,9 @@ class MixtureLayout:
     shared_scale: torch.Tensor | None
     scales_inputs: bool = False  # the router's weights scale what the experts read
 
-    def compute_experts(self, rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def sum_routed_expert_outputs(
+        self, rows: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         """Return the sum over each row's experts, by their module."""
         if not self.scales_inputs:
             summed: torch.Tensor = self.experts(rows, index, weights)
@@ -127,7 +129,7 @@ class MixtureReader:
         )
         kind = type(block), shared is None
         if kind not in self._tried:
-            _check_mixture_output(block, router, shared_module, scale, found, hidden_states)
+            _check_expert_sum_matches_output(block, router, shared_module, scale, found, hidden_states)
             self._tried.add(kind)
         return found
 
@@ -147,7 +149,7 @@ def _get_shared_expert_scale(scale: Any, shared: MlpLayout | None) -> torch.Tens
     return weight.detach()[0]
 
 
-def _check_mixture_output(
+def _check_expert_sum_matches_output(
     block: Any,
     router: Any,
     shared: nn.Module | None,
@@ -160,7 +162,7 @@ def _check_mixture_output(
     expected = (expected[0] if isinstance(expected, tuple) else expected).view_as(hidden_states)[0]
     flat = hidden_states[0]
     weights, index = parse_expert_weights_and_indices(router(flat, **layout.router.given), len(flat))
-    result = layout.compute_experts(flat, index, weights)
+    result = layout.sum_routed_expert_outputs(flat, index, weights)
     if shared is not None:
         beside = shared(flat)
         result = result + (beside if scale is None else torch.sigmoid(scale(flat)) * beside)

@@ -17,8 +17,8 @@ from runner_engine.decode.layouts.parts import (
     NotFusable,
     ProjectionNames,
     computing_child_names,
-    find_matching_projections,
     get_linear_sizes,
+    match_known_projection_names,
 )
 from runner_engine.kernels.c_interface import Activation
 from runner_engine.models.lora.unmerged import find_unmerged_lora
@@ -87,7 +87,7 @@ def infer_mlp_layout(mlp: Any, hidden_states: Tensor) -> MlpLayout | None:
     """Describe an MLP, or return None if the C kernels do not support its submodules."""
     function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
-        names = find_matching_projections(mlp, OF_MLP, {function} if function else set())
+        names = match_known_projection_names(mlp, OF_MLP, {function} if function else set())
         into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
         activation = (
             identify_activation(getattr(mlp, function))

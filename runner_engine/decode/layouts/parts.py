@@ -176,7 +176,7 @@ def get_linear_sizes(layer: Any) -> tuple[int, int]:
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
-def find_matching_projections(
+def match_known_projection_names(
     module: Any, known_projections: Iterable[ProjectionNames], ignored_names: set[str]
 ) -> ProjectionNames:
     """Return the known projection names that match a module's linear layers.

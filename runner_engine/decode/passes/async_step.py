@@ -58,14 +58,14 @@ class AsyncStep:
 
         prefilling_sequences: sequences in the following slots whose prompts are incomplete.
         """
-        begun = self.finish_early_step(sequences)
+        begun = self.take_early_decode_step_logits(sequences)
         if begun is not None:
             return begun
         if self._uses is None:
             self._uses = self.forward.list_shared_prefixes(sequences)
         return self.forward.step(kv_store, sequences, self._uses, prefilling_sequences)
 
-    def finish_early_step(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
+    def take_early_decode_step_logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor | None:
         """Return the logits [n, V] of the step that was started early.
 
         Returns None if no step was started.
@@ -119,7 +119,7 @@ class AsyncStep:
     ) -> None:
         """Start the next decoding step early, unless free memory is low."""
         try:
-            self._logits = self.forward.step_with_device_tokens(
+            self._logits = self.forward.run_step_with_device_tokens(
                 slots, sequences, prefilling_sequences, sampled_tokens
             )
         except MEMORY_ERRORS as error:

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from runner_engine.attention import PLAIN, Softmax, use_attention
+from runner_engine.attention import PLAIN, Softmax, use_attention_function
 from runner_engine.attention.device_attention import (
     OutputAndLogSum,
     OwnKeys,
@@ -117,8 +117,8 @@ class StepAttention:
         key, value, by_row = key.transpose(0, 1), value.transpose(0, 1), grouped_query.permute(2, 0, 1, 3)
         if not self.places:
             keys, values = self.own.get_flat_kv(layer, rows)
-            keys.index_copy_(0, self._newest_kv_indices, key)
-            values.index_copy_(0, self._newest_kv_indices, value)
+            keys.index_copy_(0, self._flat_indices_of_newest_kv, key)
+            values.index_copy_(0, self._flat_indices_of_newest_kv, value)
             size = None if window is None else window.size
             blocks = None if self.blocks is None else self.blocks[:, self.common :]
             own = OwnKeys(
@@ -136,7 +136,9 @@ class StepAttention:
         self.own.write(layer, key, value, self._slots, self.table[:, PLACE])
         stored = (some[layer][:rows, :, : self.places] for some in (self.own.keys, self.own.values))
         keys, values = heads.decode_kv(layer, *stored)
-        return attend(scaling, by_row, keys, values, self._build_unshared_mask(window)[:, None, None])
+        return attend(
+            scaling, by_row, keys, values, self._build_unshared_positions_mask(window)[:, None, None]
+        )
 
     def _compute_attention_to_prefix(
         self,
@@ -202,7 +204,7 @@ class StepAttention:
         return (self.table[:, POSITION] + 1 - self.common * self.heads.page).clamp_(min=1).int()
 
     @cached_property
-    def _newest_kv_indices(self) -> torch.Tensor:
+    def _flat_indices_of_newest_kv(self) -> torch.Tensor:
         """Index of each sequence's newest key and value in the flat KV tensor: int64 [B]."""
         if self.blocks is None:
             return self._slots * self.own.capacity + self.table[:, PLACE]
@@ -226,7 +228,7 @@ class StepAttention:
             )
         return self._hidden[window, prefix_index]
 
-    def _build_unshared_mask(self, window: Window | None) -> torch.Tensor:
+    def _build_unshared_positions_mask(self, window: Window | None) -> torch.Tensor:
         """Return a mask of the unshared positions hidden from each sequence: bool [B, positions]."""
         if (window, OWN) not in self._hidden:
             place = self.table[:, PLACE]
@@ -268,7 +270,9 @@ class DeviceDecodeStep:
 
         Without paged attention, the number of shared prefixes is limited.
         """
-        return self.heads.uses_pages or len(_build_prefix_visibility_flags(sequences)[0]) <= MOST_PREFIXES
+        return (
+            self.heads.uses_pages or len(_list_prefixes_and_visibility_flags(sequences)[0]) <= MOST_PREFIXES
+        )
 
     def __call__(self, step: StepInputs, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Run the model on the last token of each sequence. Returns logits [n, V].
@@ -285,7 +289,7 @@ class DeviceDecodeStep:
             seen = [1] * len(prefixes) + [0] * (MOST_PREFIXES - len(prefixes))
             seen_by = dict.fromkeys((row.kv.prefix for row in rows), seen)
         else:
-            prefixes, seen_by = _build_prefix_visibility_flags(rows)
+            prefixes, seen_by = _list_prefixes_and_visibility_flags(rows)
         places = (
             0
             if self.by_length
@@ -352,7 +356,7 @@ class DeviceDecodeStep:
     def _compute_logits(self, attention: StepAttention) -> torch.Tensor:
         """Compute the logits [B, V] without a CUDA graph."""
         table = attention.table
-        with torch.inference_mode(), use_attention(self.model, attention.attend):
+        with torch.inference_mode(), use_attention_function(self.model, attention.attend):
             output = self.model(
                 input_ids=table[None, :, TOKEN],
                 position_ids=table[None, :, POSITION],
@@ -363,7 +367,7 @@ class DeviceDecodeStep:
         return logits
 
 
-def _build_prefix_visibility_flags(
+def _list_prefixes_and_visibility_flags(
     sequences: Sequence[TokenSequence],
 ) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
     """Return all prefixes of the sequences, and flags that mark the prefixes visible to each sequence.

@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError
-from runner_engine.attention import PassLayout, PrefixUse, Span, use_attention, wrap_with_layer_counter
+from runner_engine.attention import (
+    PassLayout,
+    PrefixUse,
+    Span,
+    use_attention_function,
+    wrap_with_layer_counter,
+)
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.device_step import MOST_PREFIXES, DeviceDecodeStep, StepInputs
 from runner_engine.decode.sequences import TokenSequence
@@ -26,7 +32,7 @@ from runner_engine.kv_cache import (
 )
 from runner_engine.models.lora import multi_adapter
 from runner_engine.models.vocabulary import count_embeddings
-from runner_engine.recurrent import create_mixers
+from runner_engine.recurrent import create_recurrent_layer_mixers
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 
@@ -99,7 +105,7 @@ class Forward:
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = count_embeddings(model)
-        self.mixers = create_mixers(model) if kv_spec.states else {}
+        self.mixers = create_recurrent_layer_mixers(model) if kv_spec.states else {}
         self.adapters = multi_adapter.find_per_token_adapter_selector(model)
         goes_apart = self.counts_before or self.mixers or kv_spec.num_unquantized_first or self.adapters
         in_steps = kv_spec.by_sdpa and not goes_apart
@@ -145,7 +151,7 @@ class Forward:
             self._create_int_tensor([0] * count),
             self._create_int_tensor(range(before, before + count)),
         )
-        uses = self._list_shared_prefixes_with_tokens([prefix.path[:-1]], [0] * count)
+        uses = self._group_tokens_by_shared_prefix([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
         layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
         with (
@@ -192,7 +198,7 @@ class Forward:
             seen += [0] * count if is_long else range(before + 1, before + count + 1)
             of_row += [number] * count
             kept += range(len(ids) - piece.num_logits, len(ids))
-        uses = self._list_shared_prefixes_with_tokens([piece.row.kv.path for piece in token_spans], of_row)
+        uses = self._group_tokens_by_shared_prefix([piece.row.kv.path for piece in token_spans], of_row)
         kinds = (
             self._create_int_tensor(slots),
             self._create_int_tensor(places),
@@ -220,9 +226,7 @@ class Forward:
         """
         if self.device_step is not None and self.device_step.can_run(sequences):
             return []  # it finds them itself
-        return self._list_shared_prefixes_with_tokens(
-            [row.kv.path for row in sequences], range(len(sequences))
-        )
+        return self._group_tokens_by_shared_prefix([row.kv.path for row in sequences], range(len(sequences)))
 
     def step(
         self,
@@ -261,7 +265,7 @@ class Forward:
         self._send_hidden_states_to_drafter([(row, row.kv.places, 1) for row in sequences])
         return logits
 
-    def step_with_device_tokens(
+    def run_step_with_device_tokens(
         self,
         slots: SlotStore,
         sequences: Sequence[TokenSequence],
@@ -301,7 +305,7 @@ class Forward:
         for (row, place, _), hidden in zip(spans, parts, strict=True):
             self.hidden_reader.receive_sequence(row, place, hidden)
 
-    def _list_shared_prefixes_with_tokens(
+    def _group_tokens_by_shared_prefix(
         self, prefix_paths: Sequence[list[Prefix]], path_indices: Sequence[int]
     ) -> list[PrefixUse]:
         """Return each shared prefix once, together with the tokens that attend to the prefix.
@@ -378,7 +382,7 @@ class Forward:
         in_layers = nullcontext() if states is None else states.replace_recurrent_layers(self.mixers)
         with (
             torch.inference_mode(),
-            use_attention(self.model, attend),
+            use_attention_function(self.model, attend),
             in_layers,
             self._capture_hidden_states(),
         ):

@@ -172,16 +172,16 @@ def _check_cuda_graph(
     own = tokens.clone()
     try:
         tokens.copy_(1 - own % 2)  # 0 or 1, which every vocabulary has, and never the same token
-        _compare_replayed_logits(recording, compute_logits())
+        _replay_and_require_matching_logits(recording, compute_logits())
         tokens.copy_(own)
-        _compare_replayed_logits(recording, expected)
+        _replay_and_require_matching_logits(recording, expected)
     except BaseException:
         tokens.copy_(own)
         compute_logits()
         raise
 
 
-def _compare_replayed_logits(recording: Recording, expected: torch.Tensor) -> None:
+def _replay_and_require_matching_logits(recording: Recording, expected: torch.Tensor) -> None:
     """Replay a CUDA graph. Raises RuntimeError if its logits differ from the expected logits."""
     with torch.inference_mode():
         recording.logits.fill_(torch.nan)

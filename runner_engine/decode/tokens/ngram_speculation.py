@@ -180,7 +180,7 @@ class NgramSpeculator:
             self._draft(row, forward) if _can_speculate_for(row, at, sampler) else []
             for at, row in enumerate(sequences)
         ]
-        if any(drafts) and self._has_exact_batched_logits(forward, sampler.vocab_size):
+        if any(drafts) and self._has_exact_multi_token_logits(forward, sampler.vocab_size):
             return drafts
         self._started = time.thread_time()  # only passes with guesses count the time of the lookup
         return []
@@ -211,7 +211,7 @@ class NgramSpeculator:
         most = min(lookup.most, sequence.limit - len(sequence.tokens) - 1, room)
         return lookup.draft(sequence.tokens, most) if most > 0 else []
 
-    def _has_exact_batched_logits(self, forward: Forward, vocab_size: int) -> bool:
+    def _has_exact_multi_token_logits(self, forward: Forward, vocab_size: int) -> bool:
         """Whether a forward pass over several tokens gives exactly the logits of single-token passes.
 
         Tested once.

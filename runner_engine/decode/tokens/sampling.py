@@ -165,7 +165,7 @@ class Sampler:
             self._groups = self._group_sequences_by_settings()
         tokens = torch.empty(logits.shape[0], dtype=torch.long, device=logits.device)
         for group in self._groups:
-            pick = partial(self._sample_group, group, logits=logits, uniform=uniform)
+            pick = partial(self._sample_tokens_of_group, group, logits=logits, uniform=uniform)
             tokens[group.rows] = self._sample_with_error_isolation(group.places, pick)
         return tokens
 
@@ -212,7 +212,7 @@ class Sampler:
             addresses[:, [not _has_penalty(sampling) for sampling in samplings]] = 0
         return token_selection.SequenceSampling(numbers, *addresses)
 
-    def _sample_group(
+    def _sample_tokens_of_group(
         self, group: _SamplingGroup, indices: list[int], logits: torch.Tensor, uniform: torch.Tensor
     ) -> torch.Tensor:
         group = group if indices is group.places else self._create_sampling_group(indices)

@@ -57,7 +57,7 @@ class Stopping:
         sequence.token_times.append(time.perf_counter())
         reason = self.find_finish_reason(sequence)
         if sequence.request.deltas:
-            events += self.build_new_deltas(sequence, is_finished=reason is not None)
+            events += self.build_unsent_text_deltas(sequence, is_finished=reason is not None)
         if reason is not None:
             events.append(self.build_completion(sequence, reason, elapsed_s))
         return reason is None
@@ -65,7 +65,7 @@ class Stopping:
     def cancel_sequence(self, sequence: TokenSequence, elapsed_s: float, events: list[Event]) -> None:
         """End a sequence as cancelled. Its completion keeps the text generated so far."""
         if sequence.request.deltas:
-            events += self.build_new_deltas(sequence, is_finished=True)
+            events += self.build_unsent_text_deltas(sequence, is_finished=True)
         events.append(self.build_completion(sequence, FinishReason.cancelled, elapsed_s))
 
     def build_completion(
@@ -230,7 +230,7 @@ class Stopping:
         """Decode tokens to text with special tokens, which many models use in tool calls."""
         return decode_token_ids(self.tokenizer, tokens, skip_special_tokens=False)
 
-    def build_new_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
+    def build_unsent_text_deltas(self, sequence: TokenSequence, is_finished: bool = False) -> list[Delta]:
         """Return the text generated since the last streamed delta, without thinking tags.
 
         Text that later tokens may still change is held back.

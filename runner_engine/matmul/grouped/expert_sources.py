@@ -108,7 +108,7 @@ class _FusedExperts:
             raise UnsupportedExperts(note("expert_formats_differ"))
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
-        formula = _require_gate_formula(self._apply_gate, self.module, self.form)
+        formula = _find_gate_formula_or_raise(self._apply_gate, self.module, self.form)
         names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
         of_parameter = [
             tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
@@ -221,7 +221,7 @@ class _SeparateExpertSource:
 
     def read_experts(self, context: ExpertReadContext) -> tuple[ExpertLayer, list[PackedParameter]]:
         form = self.form
-        formula = _require_gate_formula(self.module.apply_gate, self.module._family[0], form)
+        formula = _find_gate_formula_or_raise(self.module.apply_gate, self.module._family[0], form)
         weights = [self._get_layer_weights(layer, context) for layer in self.layers]
         kernels, workspace = context.kernels, context.workspace
         return ExpertLayer.from_weights(weights, formula, form.has_gate, kernels, workspace, self.dtype), []
@@ -239,7 +239,7 @@ def _check_expert_format(expert_format: ExpertFormat) -> None:
         raise UnsupportedExperts(note("norm_after_expert"))
 
 
-def _require_gate_formula(
+def _find_gate_formula_or_raise(
     apply_gate: Callable[..., torch.Tensor], original_experts: nn.Module, expert_format: ExpertFormat
 ) -> GateFormula:
     formula = find_c_formula_for_gate(apply_gate, original_experts, expert_format.has_gate)

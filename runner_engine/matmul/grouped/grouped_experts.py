@@ -111,12 +111,12 @@ class GroupedExperts:
         described = find_experts(module, dtype)
         if described is None:
             return None
-        trial = _ExpertTrial.create_for_experts(described)
+        trial = _ExpertTrial.create_with_random_inputs(described)
         if isinstance(described, BlockExperts):
             trial = _BlockTrial.create_for_block(described)
         expected = trial.compute_original_output(module)
         layer, packed = described.read_experts(context)
-        if wrong := trial.find_output_difference(layer, expected):
+        if wrong := trial.make_output_difference_note(layer, expected):
             for one in packed:
                 one.unpack()
             raise UnsupportedExperts(wrong)
@@ -171,7 +171,7 @@ class _ExpertTrial:
     num_sorted_experts: int  # 0 for experts that get the index
 
     @classmethod
-    def create_for_experts(cls, source: ExpertSource) -> _ExpertTrial:
+    def create_with_random_inputs(cls, source: ExpertSource) -> _ExpertTrial:
         random = torch.Generator().manual_seed(0)
         experts, hidden, dtype = source.experts, source.hidden, source.dtype
         rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
@@ -181,11 +181,11 @@ class _ExpertTrial:
 
     def compute_original_output(self, module: nn.Module) -> torch.Tensor:
         with torch.no_grad():
-            result: torch.Tensor = module(*self._inputs)
+            result: torch.Tensor = module(*self._forward_inputs)
         return result
 
     @property
-    def _inputs(self) -> tuple[torch.Tensor, ...]:
+    def _forward_inputs(self) -> tuple[torch.Tensor, ...]:
         """The arguments of the experts' `forward`."""
         if not self.num_sorted_experts:
             return self.rows, self.index, self.weights
@@ -193,9 +193,9 @@ class _ExpertTrial:
         scores.scatter_(1, self.index, self.weights)
         return ((scores.T[..., None] * self.rows).flatten(0, 1),)
 
-    def find_output_difference(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
+    def make_output_difference_note(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
         compute = layer.multiply_sorted_rows if self.num_sorted_experts else layer
-        found, expected_output = compute(*self._inputs).float(), expected_output.float()
+        found, expected_output = compute(*self._forward_inputs).float(), expected_output.float()
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]
         return None if is_right else note("results_off", off=off)
@@ -206,7 +206,7 @@ class _BlockTrial(_ExpertTrial):
 
     @classmethod
     def create_for_block(cls, source: BlockExperts) -> _BlockTrial:
-        rows = _ExpertTrial.create_for_experts(source).rows
+        rows = _ExpertTrial.create_with_random_inputs(source).rows
         with torch.no_grad():
             _, weights, index = UnsortedRouter(source.block)(rows)
         return cls(rows, index, weights, 0)

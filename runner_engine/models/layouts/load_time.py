@@ -73,7 +73,7 @@ class PackedBlockLayout(LoadTimeLayout):
     def codes(self, tensors: Tensors, first_output: int, last_output: int) -> torch.Tensor:
         low, high = self.planes
         if self.in_fours:
-            return self._unpack_interleaved_codes(tensors, first_output, last_output)
+            return self._read_interleaved_weight_codes(tensors, first_output, last_output)
         eights = self._read_byte_range(
             tensors, first_output, last_output, self._zero_points_end_byte, None, torch.uint8
         )
@@ -83,7 +83,7 @@ class PackedBlockLayout(LoadTimeLayout):
             codes |= unpack_interleaved_codes(eights[..., low:, None], high) << low
         return codes.flatten(1)
 
-    def _unpack_interleaved_codes(
+    def _read_interleaved_weight_codes(
         self, tensors: Tensors, first_output: int, last_output: int
     ) -> torch.Tensor:
         low, high = self.planes

@@ -87,7 +87,7 @@ class FusedExpertsPlaceholder(nn.Module):
         empty = torch.empty(tensor.shape, dtype=types[tensor.dtype], device="meta")
         self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
-    def split_experts(self) -> tuple[SeparateExperts, dict[str, dict[str, TensorLocation]]]:
+    def split_fused_experts(self) -> tuple[SeparateExperts, dict[str, dict[str, TensorLocation]]]:
         """Split the loaded tensors into separate experts.
 
         Returns the experts, and the source tensors of each layer by path.
@@ -170,7 +170,7 @@ def replace_placeholders_with_separate_experts(model: Any) -> dict[str, dict[str
     origins: dict[str, dict[str, TensorLocation]] = {}
     for path, module in list(model.named_modules()):
         if isinstance(module, FusedExpertsPlaceholder):
-            made, own = module.split_experts()
+            made, own = module.split_fused_experts()
             model.set_submodule(path, made)
             origins |= {f"{path}.{inner}": tensors for inner, tensors in own.items()}
     return origins

@@ -49,7 +49,7 @@ def load_layer_experts(
         matrices = ("gate_proj", "up_proj") if part == GATE_AND_UP else (EXPERT_PARTS[part],)
         for at, matrix in enumerate(matrices):
             if kind == "weight" and experts is not None and tensor.dtype in TYPES:
-                _assign_expert_blocks(experts, matrix, tensor, at, len(matrices))
+                _assign_gguf_blocks_to_experts(experts, matrix, tensor, at, len(matrices))
             else:
                 _assign_dequantized_experts(family, form, matrix, kind, tensor, at, len(matrices))
     if experts is not None:
@@ -62,7 +62,7 @@ def _list_parameter_names(expert_format: ExpertFormat) -> set[str]:
     return fused | {f"{name}_bias" for name in fused if expert_format.has_bias}
 
 
-def _assign_expert_blocks(
+def _assign_gguf_blocks_to_experts(
     experts: SeparateExperts, matrix: str, tensor: TensorLocation, part_index: int, num_parts: int
 ) -> None:
     """Replace the linear layer `matrix` of each expert by a layer with quantized .gguf blocks as weight.

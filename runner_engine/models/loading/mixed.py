@@ -67,7 +67,9 @@ def quantize_layers(
     layers = [path for path in linear if path not in left_alone]
     embedding = model.get_input_embeddings()
     tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
-    quantization_mix.check_patterns_match_layers([*layers, *expert_paths, *of_experts], heads, tied)
+    quantization_mix.check_quantization_patterns_match_layers(
+        [*layers, *expert_paths, *of_experts], heads, tied
+    )
     choices = {
         path: quantization_mix.select_layer_config(path, is_head=path in left_alone) for path in linear
     }

@@ -14,7 +14,7 @@ from torch import nn
 MARK = "adapted_inside"
 
 
-def mark_adapted_modules(model: nn.Module) -> None:
+def mark_modules_with_adapted_parameters(model: nn.Module) -> None:
     """Mark each module with parameters that PEFT replaces during a forward pass."""
     modules: list[Any] = [*model.modules()]
     for module in modules:

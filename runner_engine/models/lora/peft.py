@@ -15,7 +15,10 @@ from runner_engine.checkpoints import adapter_support
 from runner_engine.checkpoints.adapter_shapes import read_adapter_shapes
 from runner_engine.checkpoints.resolved_model import read_tensor_headers
 from runner_engine.models.lora import unmerged
-from runner_engine.models.lora.adapted_parameters import mark_adapted_modules, unmark_adapted_modules
+from runner_engine.models.lora.adapted_parameters import (
+    mark_modules_with_adapted_parameters,
+    unmark_adapted_modules,
+)
 from runner_engine.models.lora.adapter_report import AdapterReport, ScaledPair, describe_peft_adapter
 from runner_engine.settings.lora import PeftConfig
 
@@ -111,7 +114,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
         for path, pair in pairs.items():
             unmerged.attach_lora_matrices(base.get_submodule(path), *pair)
         return base.eval(), report
-    mark_adapted_modules(model)
+    mark_modules_with_adapted_parameters(model)
     return model.eval(), report
 
 

@@ -144,7 +144,7 @@ def get_max_positions(text_config: Any) -> float:
     return float(compute_rope_scaled_max_positions(maximum, original, parameters.get("factor")))
 
 
-def collect_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:
+def make_dynamic_rope_notes(text_config: Any, rope: RopeConfig) -> list[Note]:
     """Return a note if rope=dynamic is used, because angles then depend on the other sequences of a batch."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text_config, "max_position_embeddings", "?")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from runner_engine.recurrent import compiled_layers
 from runner_engine.recurrent.convolution import compute_conv_state_shape, convolve
 from runner_engine.recurrent.mixer import Mixer, Segments, StateShape
-from runner_engine.recurrent.scans import scan_elements
+from runner_engine.recurrent.scans import scan_elementwise_recurrence
 
 POWER = 8.0  # of the decay where its gate is open
 
@@ -74,7 +74,9 @@ class RgLru(Mixer):
         input_gates, open_gates = (gates.float().sigmoid() for gates in self._compute_gate_logits(convolved))
         logarithm, is_first = self.rate * open_gates, self._mark_first_tokens(states[2], segments)
         scale = (1 - (2 * logarithm).exp()).sqrt().masked_fill(is_first[:, None], 1)
-        return scan_elements(convolved * input_gates * scale, logarithm.exp(), states[1], segments)
+        return scan_elementwise_recurrence(
+            convolved * input_gates * scale, logarithm.exp(), states[1], segments
+        )
 
     @staticmethod
     def _mark_first_tokens(started_flags: Tensor, segments: Segments) -> Tensor:

@@ -39,11 +39,11 @@ IS_RAW = False
 def parse_answer(answer: str, schemas: Schemas = ()) -> ParsedAnswer:  # noqa: ARG001
     """Parse the tool calls at the end of an answer, which follow the answer's text."""
     said, *parts = answer.split(TOKEN)
-    calls = [call for part in parts for call in _parse_calls_after_marker(part.strip())]
+    calls = [call for part in parts for call in _parse_tool_calls_after_marker(part.strip())]
     return ParsedAnswer(tuple(calls), said.strip())
 
 
-def _parse_calls_after_marker(text: str) -> list[ToolCall]:
+def _parse_tool_calls_after_marker(text: str) -> list[ToolCall]:
     """Parse the tool calls after one marker token."""
     if text.startswith("["):
         value, end = parse_json_at(text, 0)

@@ -12,7 +12,7 @@ import pytest
 from changed_logs import wrong_type
 from other_logs import INSPECT, Members, changed_log, log_of, unequal_questions
 
-from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, compute_wilson_interval
 
 MODEL = "openai-api/runner/embedded"
 VERDICTS = ("--task", "problems")  # and not the numbers of another score of these logs
@@ -210,7 +210,7 @@ def test_a_field_of_the_metadata_names_families(tables: Any, rejected: Any, tmp_
     assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 8)
     metrics = table["rows"][0]["metrics"]
     assert metrics["families"] == 8
-    assert metrics["accuracy_low"] < wilson_interval(int(metrics["correct"]), metrics["n"])[0]
+    assert metrics["accuracy_low"] < compute_wilson_interval(int(metrics["correct"]), metrics["n"])[0]
     error = rejected(*paths, "--cluster", "tale")
     assert f"--cluster tale: {paths[0]}, sample problem-" in error
     assert (

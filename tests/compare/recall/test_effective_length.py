@@ -148,7 +148,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
     assert (same.effective_length.at_least, other.effective_length.at_least) == (1024, 4096)
     said = format_effective_context_length_sentence(same)
     assert f"{UNDECIDED} with 20 questions per length" in said
-    assert same.needed_units_per_length == 36
+    assert same.units_needed_per_context_length == 36
     assert "at least 36 questions per length" in said
 
 
@@ -184,10 +184,10 @@ def test_each_kind_has_an_effective_length_and_together_they_hold_at_one_level()
     findings = RecallFindings(tuple(right))
     reached = {
         kind: found and (found.at_least, found.first_lost_length)
-        for kind, found in findings.effective_length_by_kind.items()
+        for kind, found in findings.effective_length_by_question_kind.items()
     }
     assert reached == {"single": (2048, 4096), "chain": (1024, 2048)}
     assert build_effective_length_rows(findings)[1] == {
         "kind": "chain", "reaches": 1024, "less than": 2048, "1,024": 100, "2,048": 0, "4,096": 0
     }  # fmt: skip
-    assert RecallFindings(tuple(answers({1024: 20, 2048: 20}))).effective_length_by_kind == {}
+    assert RecallFindings(tuple(answers({1024: 20, 2048: 20}))).effective_length_by_question_kind == {}

@@ -7,7 +7,7 @@ import pytest
 
 from runner_base import Likelihood
 from runner_base.generated_positions import split_by_generated_position
-from runner_compare.statistics import Finding, decide_comparisons
+from runner_compare.statistics import Finding, decide_comparisons_with_holm
 from runner_compare.statistics.answer_positions import (
     compute_metrics_by_generated_position,
     create_kl_growth_tests,
@@ -37,7 +37,7 @@ def draw_answers(lengths: list[int], kl_by_bin: dict[int, float], seed: int = 0)
 
 def find_start(answers: list[Likelihood], clusters: dict[int, str | None] | None = None) -> int | None:
     tests = create_kl_growth_tests(answers, clusters or {})
-    return find_kl_growth_start(dict(zip(tests, decide_comparisons(tests.values()), strict=True)))
+    return find_kl_growth_start(dict(zip(tests, decide_comparisons_with_holm(tests.values()), strict=True)))
 
 
 FLAT = dict.fromkeys((0, 16, 64, 256, 1024, 4096), 0.1)
@@ -103,13 +103,13 @@ def test_answers_without_a_reference_have_a_loss_and_no_test() -> None:
 def test_the_correction_covers_all_bins_and_candidates() -> None:
     """The same answers among many candidates of constant divergence have a wider interval."""
     answers = draw_answers([2000] * 60, FLAT | {256: 0.13, 1024: 0.13})
-    (alone,) = decide_comparisons([create_kl_growth_tests(answers, {})[256]])
+    (alone,) = decide_comparisons_with_holm([create_kl_growth_tests(answers, {})[256]])
     others = [
         test
         for seed in range(1, 6)
         for test in create_kl_growth_tests(draw_answers([2000] * 60, FLAT, seed), {}).values()
     ]
-    among = decide_comparisons([create_kl_growth_tests(answers, {})[256], *others])[0]
+    among = decide_comparisons_with_holm([create_kl_growth_tests(answers, {})[256], *others])[0]
     assert (alone.finding, alone.comparisons, among.comparisons) == (Finding.worse, 1, 16)
     assert among.simultaneous_low < alone.simultaneous_low
     assert among.p_holm > alone.p_holm

@@ -12,7 +12,7 @@ from runner_compare.statistics.accuracy_intervals import (
     compute_accuracy_metrics,
     compute_exact_accuracy_interval,
 )
-from runner_compare.statistics.stats import compute_clopper_pearson_interval, wilson_interval
+from runner_compare.statistics.stats import compute_clopper_pearson_interval, compute_wilson_interval
 
 
 def test_a_question_is_a_cluster_of_its_answers() -> None:
@@ -22,32 +22,32 @@ def test_a_question_is_a_cluster_of_its_answers() -> None:
     ends = clustered_accuracy_interval(flat, [at // 4 for at in range(240)])
     assert figures["accuracy"] == sum(flat) / 240
     assert (figures["accuracy_low"], figures["accuracy_high"]) == pytest.approx(ends)
-    independent = wilson_interval(sum(flat), 240)
+    independent = compute_wilson_interval(sum(flat), 240)
     assert ends[1] - ends[0] > 1.2 * (independent[1] - independent[0]), "answers are no questions"
     single = compute_accuracy_metrics([float(it > 2) for it in right], [None] * 60, [1] * 60)
-    assert (single["accuracy_low"], single["accuracy_high"]) == wilson_interval(36, 60)
+    assert (single["accuracy_low"], single["accuracy_high"]) == compute_wilson_interval(36, 60)
 
 
 def test_independent_questions_have_nearly_wilsons_interval() -> None:
     solved = [number % 3 > 0 for number in range(600)]
     low, high = clustered_accuracy_interval(solved, range(600))
-    assert (low, high) == pytest.approx(wilson_interval(400, 600), abs=0.003)
-    assert low < wilson_interval(400, 600)[0]
+    assert (low, high) == pytest.approx(compute_wilson_interval(400, 600), abs=0.003)
+    assert low < compute_wilson_interval(400, 600)[0]
 
 
 def test_families_whose_questions_agree_count_once() -> None:
     families = [number // 10 for number in range(400)]
     low, high = clustered_accuracy_interval([family % 2 == 0 for family in families], families)
-    of_families = wilson_interval(20, 40)
+    of_families = compute_wilson_interval(20, 40)
     assert (low, high) == pytest.approx(of_families, abs=0.02)
-    assert high - low > 2.5 * (wilson_interval(200, 400)[1] - wilson_interval(200, 400)[0])
+    assert high - low > 2.5 * (compute_wilson_interval(200, 400)[1] - compute_wilson_interval(200, 400)[0])
 
 
 def test_questions_that_differ_within_families_only_are_not_worth_more_than_questions() -> None:
     low, high = clustered_accuracy_interval(
         [number % 2 == 0 for number in range(400)], [it // 4 for it in range(400)]
     )
-    plain = wilson_interval(200, 400)
+    plain = compute_wilson_interval(200, 400)
     assert low <= plain[0]
     assert high >= plain[1]
 
@@ -69,7 +69,7 @@ def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whateve
 ) -> None:
     truths, counts = np.linspace(0.0005, 0.9995, 1999), np.arange(n + 1)
     chances = binom.pmf(counts[:, None], n, truths)
-    for interval, holds in ((compute_clopper_pearson_interval, True), (wilson_interval, False)):
+    for interval, holds in ((compute_clopper_pearson_interval, True), (compute_wilson_interval, False)):
         ends = np.array([interval(int(k), n) for k in counts])
         too_high = (chances * (ends[:, :1] > truths)).sum(0).max()
         too_low = (chances * (ends[:, 1:] < truths)).sum(0).max()

@@ -17,11 +17,11 @@ from runner_compare.features.contexts.render import (
 )
 from runner_compare.features.positions.render import format_bin_range
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
-from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_comparisons
+from runner_compare.statistics import ALPHA, Finding, RunComparison, decide_comparisons_with_holm
 from runner_compare.statistics.context_gains import (
     ContextStep,
     compute_loss_metrics_by_context_length,
-    create_likelihood_gain_test,
+    create_log_likelihood_difference_test,
     select_helpful_context_steps,
 )
 from runner_compare.statistics.likelihoods import sum_likelihoods_by_document
@@ -87,8 +87,8 @@ def test_ten_equal_settings_are_different_in_at_most_one_table_of_twenty() -> No
         for _ in range(10):
             noise = generator.normal(0, 0.02 * TOKENS, TEXTS)
             other = [replace(part, nats=part.nats + noise[part.unit]) for part in longest]
-            compared.append(RunComparison(create_likelihood_gain_test(other, longest)))
-        wrong += any(it.finding is not Finding.open for it in decide_comparisons(compared))
+            compared.append(RunComparison(create_log_likelihood_difference_test(other, longest)))
+        wrong += any(it.finding is not Finding.open for it in decide_comparisons_with_holm(compared))
     assert wrong <= 0.05 * count
 
 
@@ -188,6 +188,6 @@ def test_bins_are_summed_by_text_and_family() -> None:
 def test_the_p_of_a_step_is_no_smaller_than_students() -> None:
     parts = scored(np.random.default_rng(10), (0.02,))
     sides = [[part for part in parts if part.context == length] for length in LENGTHS[:2]]
-    test = create_likelihood_gain_test(sides[1], sides[0])
+    test = create_log_likelihood_difference_test(sides[1], sides[0])
     effect = test.effect
     assert effect.p >= student_p_value(effect.value / test.standard_error, TEXTS - 1)

@@ -16,7 +16,7 @@ from runner_compare.statistics.early_stop_test import (
     ErrorParts,
 )
 from runner_compare.statistics.sequential import Side
-from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, wilson_interval
+from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, compute_wilson_interval
 
 Pair = tuple[bool, bool]
 WIN, LOSS, TIE = (True, False), (False, True), (True, True)
@@ -93,4 +93,4 @@ def test_both_tests_together_keep_the_error_rate_at_a_difference_of_the_margin()
             [LOSS if draw < 0.06 else WIN if draw > 0.96 else TIE for draw in draws], WITH_FINAL_TEST
         )
         wrong += seen.margin_decision is not Side.open
-    assert wilson_interval(wrong, trials)[0] <= ALPHA, wrong
+    assert compute_wilson_interval(wrong, trials)[0] <= ALPHA, wrong

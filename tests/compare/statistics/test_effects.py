@@ -26,7 +26,7 @@ from runner_compare.statistics import (
     StudentTTest,
     Test,
     compute_max_error_rate,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.effects import compute_margin_p_value
 from runner_compare.statistics.planning import find_smallest_detectable_difference
@@ -78,7 +78,7 @@ def test_the_interval_leaves_out_no_difference_where_the_test_does_and_only_ther
 def test_a_family_is_all_comparisons_of_one_figure() -> None:
     ratios = [ratio(f"speed/cell_{number}", 0.008) for number in range(4)]
     ratios += [ratio("load_s", 0.04)]
-    decisions = decide_comparisons(ratios)
+    decisions = decide_comparisons_with_holm(ratios)
     assert [it.p_holm for it in decisions] == pytest.approx([0.032] * 4 + [0.04])
     assert [it.comparisons for it in decisions] == [4] * 4 + [1]
     assert {str(it.finding) for it in decisions} == {"larger"}
@@ -92,7 +92,7 @@ def test_accuracies_are_one_family_by_whatever_method() -> None:
         SequentialTest(pairs),
         McNemarTest(1, 1, 100, 50),
     ]
-    effects = decide_comparisons([*tests, ratio("load_s", 0.9)])[:4]
+    effects = decide_comparisons_with_holm([*tests, ratio("load_s", 0.9)])[:4]
     assert [it.comparisons for it in effects] == [4] * 4
     assert [it.finding for it in effects] == [Finding.worse] * 3 + [Finding.open]
     assert [(it.n, it.baseline_n, it.counts["baseline_correct"]) for it in effects[:3]] == [
@@ -105,7 +105,7 @@ def test_accuracies_are_one_family_by_whatever_method() -> None:
     ("value", "finding"), [(2.0, "larger"), (0.5, "smaller"), (1.0, "no difference shown")]
 )
 def test_a_ratio_is_found_larger_or_smaller_than_1(value: float, finding: str) -> None:
-    (effect,) = decide_comparisons([ratio("load_s", 0.001, value)])
+    (effect,) = decide_comparisons_with_holm([ratio("load_s", 0.001, value)])
     assert str(effect.finding) == finding
 
 
@@ -113,7 +113,9 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     differences, sizes = [0.1, -0.3, 0.2, 0.4, -0.1], [3.0, 5.0, 2.0, 4.0, 4.0]
     of_verdicts = [McNemarTest(20, 10, 500), FisherTest(300, 400, 320, 500)]
     likelihood = SignFlipTest(differences, sizes, "token")
-    paired, unpaired, of_likelihood = (it.detectable for it in decide_comparisons([*of_verdicts, likelihood]))
+    paired, unpaired, of_likelihood = (
+        it.detectable for it in decide_comparisons_with_holm([*of_verdicts, likelihood])
+    )
     assert paired == find_smallest_detectable_difference(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == find_detectable_unpaired_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
@@ -122,7 +124,7 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
         error, 5, 0.05, scaled_skewness=bend, kurtosis=tails
     )
     assert (of_likelihood or 0) > (find_detectable_ratio_difference(error, 5, 0.05, kurtosis=tails) or 1)
-    without = decide_comparisons(
+    without = decide_comparisons_with_holm(
         [SequentialTest([(True, False)]), over_runs("load_s", [2.0, 3.0], [1.0, 1.5])]
     )
     assert [it.detectable for it in without] == [None, None]
@@ -132,7 +134,7 @@ def test_repeats_within_one_process_name_nothing() -> None:
     """Twice the speed in one run each, and hardly any difference between repeats: still nothing is
     known."""
     slow, fast = Measurements([100.0, 101.0, 102.0], [101.0]), Measurements([200.0, 204.0, 202.0], [202.0])
-    (it,) = decide_comparisons([StudentTTest("decode_tok_per_s", fast, slow)], {RATIOS: 0.05})
+    (it,) = decide_comparisons_with_holm([StudentTTest("decode_tok_per_s", fast, slow)], {RATIOS: 0.05})
     assert (it.method, it.is_tested, it.finding) == (Method.too_few_runs, False, Finding.open)
     assert (it.value, it.low, it.high) == (2.0, 200 / 102, 204 / 100)
     assert (it.n, it.baseline_n, it.counts["repeats"]) == (1, 1, 3)
@@ -142,7 +144,7 @@ def test_repeats_within_one_process_name_nothing() -> None:
 def test_runs_decide_and_their_repeats_do_not() -> None:
     slow = Measurements([50.0], [100.0, 101.0, 99.0, 100.5])
     fast = Measurements([50.0], [110.0, 111.0, 109.0, 110.5])
-    (it,) = decide_comparisons([StudentTTest("decode_tok_per_s", fast, slow)])
+    (it,) = decide_comparisons_with_holm([StudentTTest("decode_tok_per_s", fast, slow)])
     assert (it.method, it.finding, it.n) == (Method.student_t, Finding.larger, 4)
     assert 1.07 < it.low < it.value < it.high < 1.13
 
@@ -163,13 +165,13 @@ def test_a_margin_of_a_ratio_knows_which_direction_is_better(
     base = [100.0, 100.2, 99.8, 100.1, 99.9]
     for measure, verdict in (("decode_tok_per_s/batch_8", higher_is_better), ("ttft_s", lower_is_better)):
         test = over_runs(measure, [factor * value for value in base], base)
-        (it,) = decide_comparisons([test], {RATIOS: 0.05, "accuracy": 0.02})
+        (it,) = decide_comparisons_with_holm([test], {RATIOS: 0.05, "accuracy": 0.02})
         assert (it.verdict, it.margin, it.needed) == (verdict, 0.05, None)
 
 
 def test_an_undecided_ratio_says_how_many_runs_would_decide() -> None:
     noisy = [100.0, 110.0, 95.0, 104.0]
-    (it,) = decide_comparisons([over_runs("decode_tok_per_s", noisy, noisy[::-1])], {RATIOS: 0.05})
+    (it,) = decide_comparisons_with_holm([over_runs("decode_tok_per_s", noisy, noisy[::-1])], {RATIOS: 0.05})
     assert it.verdict is MarginVerdict.undecided
     spread = stdev(math.log(value) for value in noisy)
     assert it.needed == plan_runs_per_job(math.log(1.05) / spread)
@@ -178,14 +180,16 @@ def test_an_undecided_ratio_says_how_many_runs_would_decide() -> None:
 def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> None:
     pairs = [(False, True)] * 10 + [(True, True)] * 20  # p 0.013 by bets
     of_runs = [SequentialTest(pairs, 3) for _ in range(3)]
-    decisions = decide_comparisons([*of_runs, McNemarTest(0, 7, 100), McNemarTest(0, 7, 100)])  # p 0.016
+    decisions = decide_comparisons_with_holm(
+        [*of_runs, McNemarTest(0, 7, 100), McNemarTest(0, 7, 100)]
+    )  # p 0.016
     own, others = decisions[:3], decisions[3:]
     assert [it.finding for it in (*own, *others)] == [Finding.worse] * 5
     assert [it.p_holm for it in own] == pytest.approx([3 * own[0].p] * 3)
     assert [it.comparisons for it in (*own, *others)] == [3, 3, 3, 2, 2]
     assert [it.p_holm for it in others] == pytest.approx([2 * others[0].p] * 2)
     without_record = [SequentialTest(pairs) for _ in range(4)]  # of an earlier version: Holm's, as any other
-    *adjusted, still_own = decide_comparisons([*without_record, of_runs[0]])
+    *adjusted, still_own = decide_comparisons_with_holm([*without_record, of_runs[0]])
     assert {it.finding for it in adjusted} == {Finding.open}
     assert still_own.finding is Finding.worse
     assert still_own.low < adjusted[0].low  # at 98.3 % and at 95 %
@@ -193,33 +197,35 @@ def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_a
 
 def test_a_margin_is_decided_at_the_share_of_the_run() -> None:
     nearly_all_alike = [(True, True)] * 400 + [(False, True)] * 2
-    own, strict = decide_comparisons(
+    own, strict = decide_comparisons_with_holm(
         [SequentialTest(nearly_all_alike, count) for count in (1, 500)], {"accuracy": 0.02}
     )
     assert (own.verdict, strict.verdict) == (MarginVerdict.as_good, MarginVerdict.undecided)
-    many = decide_comparisons([SequentialTest([(False, True)] * 10, 2) for _ in range(2)], {"accuracy": 0.02})
+    many = decide_comparisons_with_holm(
+        [SequentialTest([(False, True)] * 10, 2) for _ in range(2)], {"accuracy": 0.02}
+    )
     assert {it.verdict for it in many} == {MarginVerdict.worse_by_more}
 
 
 def test_findings_and_margins_share_one_error() -> None:
     """Each of two rows is asked two things; what is shown of one leaves the other its whole share,
     and no more."""
-    clear, close = decide_comparisons(
+    clear, close = decide_comparisons_with_holm(
         [McNemarTest(0, 200, 1000), McNemarTest(1, 10, 1000)], {"accuracy": 0.02}
     )
     assert (clear.verdict, close.finding) == (MarginVerdict.worse_by_more, Finding.worse)
     assert close.p_holm == pytest.approx(close.p)  # all about the first row is shown
     tests = McNemarTest(2, 12, 200), McNemarTest(1, 8, 1000)
-    half, other = decide_comparisons(tests, {"accuracy": 0.02})
+    half, other = decide_comparisons_with_holm(tests, {"accuracy": 0.02})
     # something about this row stays open, so it still counts
     assert half.verdict is MarginVerdict.undecided
     assert other.p_holm == pytest.approx(2 * other.p)
-    half, other = decide_comparisons(tests)
+    half, other = decide_comparisons_with_holm(tests)
     assert other.p_holm == pytest.approx(max(2 * half.p, other.p))
 
 
 def test_a_shown_difference_needs_no_questions_for_equal_runs() -> None:
-    (effect,) = decide_comparisons([McNemarTest(10, 60, 2000)], {"accuracy": 0.02})
+    (effect,) = decide_comparisons_with_holm([McNemarTest(10, 60, 2000)], {"accuracy": 0.02})
     assert (effect.finding, effect.verdict, effect.needed) == (Finding.worse, MarginVerdict.undecided, None)
 
 
@@ -237,7 +243,7 @@ def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> N
         return SequentialTest([(True, True)], comparisons)
 
     def most(*tests: Test) -> float:
-        return compute_max_error_rate(decide_comparisons(tests))
+        return compute_max_error_rate(decide_comparisons_with_holm(tests))
 
     assert most() == 0
     assert most(*[McNemarTest(1, 1, 9)] * 4) == 0.05

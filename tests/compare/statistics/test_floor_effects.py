@@ -12,7 +12,7 @@ from runner_compare.statistics.floor_effects import (
     LIMIT,
     all_solved_note,
     create_cut_off_answers_note,
-    create_no_evidence_notes,
+    create_unsolved_or_unreadable_notes,
 )
 
 
@@ -68,10 +68,10 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
     def job(unread: float, right: float) -> dict[str, float]:
         return {"n": 300, "correct": right, "accuracy": right / 300, "no_answer": unread}
 
-    nobody = create_no_evidence_notes([job(0, 0), job(0, 0)], [0.0, 0.0])
+    nobody = create_unsolved_or_unreadable_notes([job(0, 0), job(0, 0)], [0.0, 0.0])
     assert nobody == (note("none_solved"), note("ask_easier"))
     for unread, right, accuracies in ((300, 300), (0, 0), [0.0, 0.0]), ((200, 160), (90, 100), [0.3, 0.33]):
-        found = create_no_evidence_notes(list(map(job, unread, right)), accuracies)
+        found = create_unsolved_or_unreadable_notes(list(map(job, unread, right)), accuracies)
         counts = [(count, 300) for count in unread]
         assert found == (note("few_read", unread=counts, is_none=right == (0, 0)), note("read_some"))
     for sides in (
@@ -81,4 +81,4 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
         [{"perplexity": 3.0}, {"perplexity": 3.0}],
     ):
         known = [side.get("accuracy") for side in sides]
-        assert create_no_evidence_notes(sides, known) is None
+        assert create_unsolved_or_unreadable_notes(sides, known) is None

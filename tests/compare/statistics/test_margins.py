@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runner_compare.render.margins import format_margin_points, format_verdict
+from runner_compare.render.margins import format_margin_points, format_margin_verdict
 from runner_compare.statistics import (
     Finding,
     FisherTest,
@@ -16,7 +16,7 @@ from runner_compare.statistics import (
     SequentialTest,
     SignFlipTest,
     Test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.margins import (
     compute_non_inferiority_power,
@@ -128,14 +128,14 @@ def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
     }
     assert {decisions: decide_sequential_verdict(*decisions) for decisions in verdicts} == verdicts
     words = [
-        format_verdict(it, format_margin_points(0.01))
+        format_margin_verdict(it, format_margin_points(0.01))
         for it in (MarginVerdict.as_good, MarginVerdict.worse_by_more)
     ]
     assert words == ["no loss above 1 point", "worse by more than 1 point"]
 
 
 def verdict(test: Test, margin: float = 0.02) -> MarginVerdict | None:
-    (decision,) = decide_comparisons([test], {test.effect.measure: margin})
+    (decision,) = decide_comparisons_with_holm([test], {test.effect.measure: margin})
     return decision.verdict
 
 
@@ -157,7 +157,7 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
     generator, hits, plans = np.random.default_rng(0), 0, 0
     for _ in range(1_000):
         wins, losses, _ = generator.multinomial(200, [0.1, 0.1, 0.8]).tolist()
-        (effect,) = decide_comparisons([McNemarTest(wins, losses, 200)], {"accuracy": 0.05})
+        (effect,) = decide_comparisons_with_holm([McNemarTest(wins, losses, 200)], {"accuracy": 0.05})
         if effect.needed is None:  # already decided
             continue
         plans += 1
@@ -169,19 +169,19 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
 
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
-    (effect,) = decide_comparisons([McNemarTest(5, 5, 100)], {"accuracy": 0.02})
+    (effect,) = decide_comparisons_with_holm([McNemarTest(5, 5, 100)], {"accuracy": 0.02})
     assert effect.needed == plan_paired_questions(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
-    several = decide_comparisons([McNemarTest(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
+    several = decide_comparisons_with_holm([McNemarTest(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
     assert {it.needed for it in several} == {
         plan_paired_questions(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
     }
-    (without,) = decide_comparisons([McNemarTest(5, 5, 100)])
+    (without,) = decide_comparisons_with_holm([McNemarTest(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)
 
 
 def test_many_rows_are_adjusted_together() -> None:
-    (alone,) = decide_comparisons([McNemarTest(40, 50, 1500)], {"accuracy": 0.02})
+    (alone,) = decide_comparisons_with_holm([McNemarTest(40, 50, 1500)], {"accuracy": 0.02})
     assert alone.verdict is MarginVerdict.as_good
-    rows = decide_comparisons([McNemarTest(40, 50, 1500) for _ in range(20)], {"accuracy": 0.02})
+    rows = decide_comparisons_with_holm([McNemarTest(40, 50, 1500) for _ in range(20)], {"accuracy": 0.02})
     assert {it.verdict for it in rows} == {MarginVerdict.undecided}
     assert {it.finding for it in rows} == {Finding.open}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from runner_compare.statistics import MeanFlipTest, decide_comparisons
+from runner_compare.statistics import MeanFlipTest, decide_comparisons_with_holm
 from runner_compare.statistics.mean_plans import (
     compute_sign_flip_p_values,
     find_detectable_mean_loss,
@@ -60,13 +60,15 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
 def test_a_loss_of_whole_families_is_harder_to_detect() -> None:
     differences = noise(np.random.default_rng(0), 30, 10, 0.2).ravel().tolist()
     families = MeanFlipTest(differences, [at // 10 for at in range(300)], "story")
-    (it,) = decide_comparisons([families])
+    (it,) = decide_comparisons_with_holm([families])
     assert it.detectable is not None
     assert it.detectable_at_worst is not None
     assert it.detectable < 0.8 * it.detectable_at_worst
-    strict, *_ = decide_comparisons([families, *(MeanFlipTest([0.0] * 20, samples=4) for _ in range(4))])
+    strict, *_ = decide_comparisons_with_holm(
+        [families, *(MeanFlipTest([0.0] * 20, samples=4) for _ in range(4))]
+    )
     assert (strict.detectable or 0) > it.detectable, "five comparisons share the level"
-    (few,) = decide_comparisons([MeanFlipTest([0.0] * 60, [at // 10 for at in range(60)], "story")])
+    (few,) = decide_comparisons_with_holm([MeanFlipTest([0.0] * 60, [at // 10 for at in range(60)], "story")])
     assert few.detectable_at_worst is None or few.detectable_at_worst > 0.8
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.metrics import BetterDirection
-from runner_compare.statistics import Decision, Finding, MetricFlipTest, decide_comparisons
+from runner_compare.statistics import Decision, Finding, MetricFlipTest, decide_comparisons_with_holm
 from runner_compare.statistics.methods.metric_flips import MIN_DIFFERING
 from runner_compare.statistics.stats import compute_paired_difference_interval
 
@@ -14,7 +14,7 @@ THEIRS = [0.0, 1.0, 1.0, 0.5, 0.2] * 20
 
 def of(ours: list[float], better: BetterDirection = BetterDirection.higher) -> Decision:
     differences = [one - other for one, other in zip(ours, THEIRS, strict=True)]
-    (decision,) = decide_comparisons(
+    (decision,) = decide_comparisons_with_holm(
         [MetricFlipTest("f1", differences, [1.0] * len(ours), better, ours, THEIRS)]
     )
     return decision

@@ -18,7 +18,7 @@ from runner_compare.statistics.seed_means import (
     compute_difference_p_value,
     compute_exact_interval_over_seeds,
     compute_seed_errors,
-    estimate_question_error,
+    estimate_question_sampling_error,
 )
 
 
@@ -50,8 +50,8 @@ def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
 
 def test_questions_of_a_family_count_as_one() -> None:
     alone, twins = (
-        estimate_question_error([0.0, 1.0, 1.0]),
-        estimate_question_error([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
+        estimate_question_sampling_error([0.0, 1.0, 1.0]),
+        estimate_question_sampling_error([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc")),
     )
     assert twins.variance == pytest.approx(alone.variance)
     assert twins.freedom == 2
@@ -81,11 +81,11 @@ def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> N
         solved = drawn(draw, seeds, 150, apart)
         low, high = compute_accuracy_interval_over_seeds(solved)
         inside += low <= 0.7 <= high
-        part = estimate_question_error(np.mean(solved, axis=0).tolist())
-        alone += bool(abs(np.mean(solved) - 0.7) <= part.compute_error_bound(ALPHA, True))
-    assert stats.wilson_interval(inside, jobs)[1] >= 0.94
+        part = estimate_question_sampling_error(np.mean(solved, axis=0).tolist())
+        alone += bool(abs(np.mean(solved) - 0.7) <= part.compute_mean_error_bound(ALPHA, True))
+    assert stats.compute_wilson_interval(inside, jobs)[1] >= 0.94
     if apart == 0.4:
-        assert stats.wilson_interval(alone, jobs)[1] < 0.90
+        assert stats.compute_wilson_interval(alone, jobs)[1] < 0.90
 
 
 def test_the_interval_at_the_ends_is_not_empty() -> None:
@@ -114,7 +114,7 @@ def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None
         alone += by_questions.effect.p < ALPHA
         missed += not effect.low <= 0 <= effect.high
         assert effect.low <= by_questions.effect.value <= effect.high
-    assert stats.wilson_interval(wrong, pairs)[0] <= 0.05
+    assert stats.compute_wilson_interval(wrong, pairs)[0] <= 0.05
     assert missed <= wrong
     assert alone > 0.3 * pairs
 

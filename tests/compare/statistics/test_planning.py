@@ -13,11 +13,11 @@ from runner_compare.statistics import SignFlipTest
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 from runner_compare.statistics.planning import (
     compute_detection_power,
+    compute_samples_to_detect_shift,
     compute_standard_error_bound_factors,
     estimate_disagreement_rate,
     find_smallest_detectable_difference,
     plan_questions_to_detect,
-    plan_samples_to_detect,
 )
 from runner_compare.statistics.ratios import find_detectable_ratio_difference
 from runner_compare.statistics.stats import compute_exact_mcnemar_p_value
@@ -70,7 +70,7 @@ def test_the_planned_power_holds_on_average_over_small_samples() -> None:
 
 
 def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
-    needed = plan_samples_to_detect(0.002, 200, 0.001)
+    needed = compute_samples_to_detect_shift(0.002, 200, 0.001)
     assert needed is not None
     shifts = [
         find_detectable_ratio_difference(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))
@@ -78,10 +78,10 @@ def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
     assert None not in shifts
     assert shifts[0] <= 0.001 < shifts[1]  # type: ignore[operator]
     asked = [(0.002, 0.05, 0.8), (0.001, 0.05, 0.8), (0.001, 0.01, 0.8), (0.001, 0.01, 0.9)]
-    more = [plan_samples_to_detect(0.002, 200, *it) for it in asked]
+    more = [compute_samples_to_detect_shift(0.002, 200, *it) for it in asked]
     assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
-    assert plan_samples_to_detect(0.002, 1, 0.001) is None
-    assert plan_samples_to_detect(1.0, 200, 1e-9) is None
+    assert compute_samples_to_detect_shift(0.002, 1, 0.001) is None
+    assert compute_samples_to_detect_shift(1.0, 200, 1e-9) is None
 
 
 @pytest.mark.parametrize(("n", "rate"), [(6, 0.0), (20, 0.0), (40, 0.05), (200, 0.0), (200, 0.02)])

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from runner_compare.features.pooled.compute import check_poolable_means
+from runner_compare.features.pooled.compute import require_poolable_mean_accuracies
 from runner_compare.model.data import NotPaired
 from runner_compare.statistics import McNemarTest, MeanFlipTest
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
@@ -61,4 +61,4 @@ def test_which_tests_can_be_pooled(
     tests: list[MeanFlipTest | McNemarTest], weights: PoolingWeights, can_be_pooled: bool
 ) -> None:
     with nullcontext() if can_be_pooled else pytest.raises(NotPaired):
-        check_poolable_means(tests, weights)
+        require_poolable_mean_accuracies(tests, weights)

@@ -18,7 +18,7 @@ from runner_compare.statistics import (
     Method,
     PooledLikelihoodTest,
     create_pooled_test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
     ratios,
     stats,
 )
@@ -86,7 +86,7 @@ def test_questions_that_count_the_same_are_added() -> None:
 
 def test_the_interval_of_one_task_is_tangos() -> None:
     assert compute_mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
-        stats.tango_interval(3, 9, 50)
+        stats.compute_tango_interval(3, 9, 50)
     )
 
 
@@ -105,7 +105,7 @@ def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
 @pytest.mark.parametrize("weights", list(PoolingWeights))
 def test_each_finding_is_about_the_weighted_mean(weights: PoolingWeights) -> None:
     tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
-    (effect,) = decide_comparisons([create_pooled_test(tasks, weights)], {"accuracy": 0.02})
+    (effect,) = decide_comparisons_with_holm([create_pooled_test(tasks, weights)], {"accuracy": 0.02})
     assert effect.finding is (Finding.better if weights is PoolingWeights.questions else Finding.worse)
     assert effect.verdict is (
         MarginVerdict.better if weights is PoolingWeights.questions else MarginVerdict.worse_by_more
@@ -117,7 +117,7 @@ def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
     """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had
     no two signs."""
     test = create_pooled_test([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], PoolingWeights.tasks)
-    (effect,) = decide_comparisons([test], {"accuracy": margin})
+    (effect,) = decide_comparisons_with_holm([test], {"accuracy": margin})
     assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
     assert test.compute_p_value(-0.01) == 1.0
 

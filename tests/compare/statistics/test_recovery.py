@@ -12,7 +12,7 @@ import pytest
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.pooling import PoolingWeights
 from runner_compare.statistics.recovery import PairedAccuracies, Recovery, compute_recovery
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 DRAWS = 200
 
@@ -127,7 +127,7 @@ def test_the_interval_holds_and_the_controls_do_not(monkeypatch: pytest.MonkeyPa
     draw = np.random.default_rng(0)
     sizes = [simulation.paired(draw, 500, 0.85, 0.9, 0.15) for _ in range(DRAWS)]
     missed = sum(not low <= 0.9 <= high for low, high in (simulation.own([task]) for task in sizes))
-    assert wilson_interval(missed, DRAWS)[0] < 0.05
+    assert compute_wilson_interval(missed, DRAWS)[0] < 0.05
     assert missed >= DRAWS / 100, "an interval that is far too wide"
     unpaired = [simulation.unpaired([task]) for task in sizes]
     assert sum(not low <= 0.9 <= high for low, high in unpaired) < DRAWS / 50
@@ -137,6 +137,6 @@ def test_the_interval_holds_and_the_controls_do_not(monkeypatch: pytest.MonkeyPa
     ]
     truth = 1 - simulation.HARMED * simulation.LOSS
     pooled = [simulation.own(pair) for pair in tasks]
-    assert wilson_interval(sum(not low <= truth <= high for low, high in pooled), DRAWS)[0] < 0.05
+    assert compute_wilson_interval(sum(not low <= truth <= high for low, high in pooled), DRAWS)[0] < 0.05
     careless = [simulation.without_clusters(pair) for pair in tasks]
-    assert wilson_interval(sum(not low <= truth <= high for low, high in careless), DRAWS)[0] > 0.15
+    assert compute_wilson_interval(sum(not low <= truth <= high for low, high in careless), DRAWS)[0] > 0.15

@@ -20,7 +20,7 @@ from runner_compare.statistics.sequential import (
     compute_sequential_p_value,
     confidence_percent,
 )
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 
 
 def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
@@ -101,7 +101,7 @@ def test_the_truth_is_hardly_ever_left_out_at_any_of_many_looks(won: float, lost
             pairs.add_pair(*pair)
         # ends never go back: the last look has all of them
         missed += not pairs.interval_low <= won - lost <= pairs.interval_high
-    assert wilson_interval(missed, trials)[0] <= ALPHA, missed
+    assert compute_wilson_interval(missed, trials)[0] <= ALPHA, missed
 
 
 def test_a_large_difference_is_seen_soon() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, TableRow
-from runner_compare.render.effects import build_decision_records, format_effect_and_interval
+from runner_compare.render.effects import build_effect_records_by_key, format_effect_and_interval
 from runner_compare.render.margins import UNDECIDED
 from runner_compare.statistics import (
     RATIOS,
@@ -31,7 +31,7 @@ from runner_compare.statistics import (
     StudentTTest,
     Test,
     create_pooled_test,
-    decide_comparisons,
+    decide_comparisons_with_holm,
 )
 from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights
 from runner_compare.statistics.simultaneous import align_interval_with_decision
@@ -107,7 +107,7 @@ def test_no_interval_contradicts_what_is_decided_beside_it(kind: str, tables: in
     draw, seen = Random(kind), set()
     for _ in range(tables):
         rows = [drawn_test(draw, kind) for _ in range(draw.choice((1, 3, 6)))]
-        for it in decide_comparisons(rows, MARGINS):
+        for it in decide_comparisons_with_holm(rows, MARGINS):
             assert_agrees(it)
             seen |= {it.finding, it.verdict}
     assert len(seen) > 3 or kind == "seeds", "tables of one kind would show nothing"
@@ -115,12 +115,12 @@ def test_no_interval_contradicts_what_is_decided_beside_it(kind: str, tables: in
 
 def test_answers_that_were_cut_off_widen_the_interval_of_a_row() -> None:
     ends = McNemarTest(2, 30, 200), McNemarTest(12, 4, 200)
-    (it,) = decide_comparisons([RunComparison(McNemarTest(2, 20, 200), (10, 4), ends)], MARGINS)
+    (it,) = decide_comparisons_with_holm([RunComparison(McNemarTest(2, 20, 200), (10, 4), ends)], MARGINS)
     assert it.finding is Finding.open
     assert_agrees(it)
     assert it.low > -0.2
     assert it.simultaneous_low <= min(ends[0].effect.low, it.low)
-    (kept,) = decide_comparisons(
+    (kept,) = decide_comparisons_with_holm(
         [RunComparison(McNemarTest(2, 60, 200), (1, 0), (McNemarTest(2, 61, 200), McNemarTest(2, 59, 200)))]
     )
     assert kept.finding is Finding.worse
@@ -129,26 +129,26 @@ def test_answers_that_were_cut_off_widen_the_interval_of_a_row() -> None:
 
 def test_what_a_run_decided_at_its_own_share_keeps_its_interval() -> None:
     bets = SequentialTest([(True, False), (True, True)] * 40, 4)
-    it, *_ = decide_comparisons([bets, McNemarTest(3, 1, 100), McNemarTest(1, 3, 100)], MARGINS)
+    it, *_ = decide_comparisons_with_holm([bets, McNemarTest(3, 1, 100), McNemarTest(1, 3, 100)], MARGINS)
     assert it.simultaneous_interval == (it.low, it.high)
     assert_agrees(it)
 
 
 def test_a_table_shows_the_interval_that_agrees_and_a_record_has_both() -> None:
     tests = [McNemarTest(1, 5, 500), McNemarTest(7, 13, 500), McNemarTest(51, 21, 500)]
-    first, *others = decide_comparisons([*tests, McNemarTest(4, 38, 500)], {"accuracy": 0.02})
-    alone = decide_comparisons(tests, {"accuracy": 0.02})[0]
+    first, *others = decide_comparisons_with_holm([*tests, McNemarTest(4, 38, 500)], {"accuracy": 0.02})
+    alone = decide_comparisons_with_holm(tests, {"accuracy": 0.02})[0]
     assert first.low == alone.low, "the interval of a comparison alone stays as it is"
     assert first.simultaneous_low < first.low
     assert format_effect_and_interval(first)[1].startswith("[−2."), (
         f"{UNDECIDED} within 2 points, as its verdict says"
     )
-    record = build_decision_records(TableRow(Run("r", "r", "any", "1", "", {}, {}), {}, effects=[first]))
+    record = build_effect_records_by_key(TableRow(Run("r", "r", "any", "1", "", {}, {}), {}, effects=[first]))
     comparison = record["comparison"]
     assert (comparison["simultaneous_low"], comparison["simultaneous_high"]) == first.simultaneous_interval
     assert (comparison["difference_low"], comparison["difference_high"]) == (first.low, first.high)
     assert json.dumps(record)
-    (single,) = decide_comparisons([tests[0]])
+    (single,) = decide_comparisons_with_holm([tests[0]])
     assert single.simultaneous_interval == (single.low, single.high)
     assert all(it.simultaneous_high > it.high for it in others if it.finding is Finding.open)
 
@@ -185,7 +185,7 @@ def test_the_intervals_of_a_table_contain_all_true_differences(truths: list[Trut
     generator, tables, missed = np.random.default_rng(3), 400, 0
     for _ in range(tables):
         counts = [generator.multinomial(500, [it.win, it.loss, 1 - it.win - it.loss]) for it in truths]
-        rows = decide_comparisons(
+        rows = decide_comparisons_with_holm(
             [McNemarTest(int(it[0]), int(it[1]), 500) for it in counts], {"accuracy": 0.02}
         )
         missed += any(

@@ -21,13 +21,13 @@ from runner_compare.statistics.stats import (
     compute_exact_mcnemar_p_value,
     compute_paired_difference_interval,
     compute_student_quantile,
+    compute_tango_interval,
     compute_unpaired_difference_interval,
+    compute_wilson_interval,
     find_detectable_paired_difference,
     find_detectable_unpaired_difference,
     holm_adjust,
     student_p_value,
-    tango_interval,
-    wilson_interval,
 )
 
 counts = st.integers(0, 300)
@@ -56,28 +56,30 @@ def two_groups(draw: st.DrawFn) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 def test_wilson_is_scipys(k: int, n: int, confidence: float) -> None:
     expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert compute_wilson_interval(k, n, confidence) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
 
 
 @given(counts, counts)
 def test_wilson_is_statsmodels_on_random_tables(k: int, rest: int) -> None:
     if k + rest:
         expected = proportion_confint(k, k + rest, method="wilson")
-        assert wilson_interval(k, k + rest) == pytest.approx(expected, abs=1e-12)
+        assert compute_wilson_interval(k, k + rest) == pytest.approx(expected, abs=1e-12)
 
 
 def test_wilson_without_data_says_nothing() -> None:
-    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert compute_wilson_interval(0, 0) == (0.0, 1.0)
 
 
 @given(counts, counts)
 def test_wilson_holds_the_estimate_and_is_symmetric(k: int, rest: int) -> None:
     n = k + rest
-    low, high = wilson_interval(k, n)
+    low, high = compute_wilson_interval(k, n)
     assert 0 <= low <= high <= 1
     if n:
         assert low <= k / n <= high
-        assert (1 - high, 1 - low) == pytest.approx(wilson_interval(rest, n), abs=1e-12)
+        assert (1 - high, 1 - low) == pytest.approx(compute_wilson_interval(rest, n), abs=1e-12)
 
 
 # ----------------------------------------------------------------------------------------- mcnemar
@@ -180,7 +182,7 @@ def random_tables() -> list[tuple[int, int, int]]:
 )
 def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) -> None:
     """The textbook definition, with scipy's optimizer in place of the closed form."""
-    for end in tango_interval(b, c, n):
+    for end in compute_tango_interval(b, c, n):
         bounds = (max(0.0, -end) + 1e-9, (1 - end) / 2 - 1e-9)
         best = optimize.minimize_scalar(
             lambda q, end=end: -log_likelihood(q, end, b, c, n),
@@ -195,7 +197,7 @@ def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) ->
 
 def test_tangos_published_example() -> None:
     # Soft contact lenses, 44 pairs, one discordant: Tango 1998.
-    assert tango_interval(0, 1, 44) == pytest.approx((-0.118, 0.059), abs=5e-4)
+    assert compute_tango_interval(0, 1, 44) == pytest.approx((-0.118, 0.059), abs=5e-4)
 
 
 def test_difference_at_the_edges() -> None:
@@ -347,7 +349,7 @@ def test_newcombes_interval_here_is_statsmodels() -> None:
 
 def newcombes(one: int, other: int, n: int) -> tuple[float, float]:
     """Return Newcombe's interval with Wilson's ends."""
-    (low, high), (other_low, other_high) = wilson_interval(one, n), wilson_interval(other, n)
+    (low, high), (other_low, other_high) = compute_wilson_interval(one, n), compute_wilson_interval(other, n)
     down, up = (
         math.hypot(one / n - low, other_high - other / n),
         math.hypot(high - one / n, other / n - other_low),

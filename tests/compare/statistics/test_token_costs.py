@@ -10,7 +10,7 @@ import pytest
 
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_compare.statistics.token_costs import (
     Estimate,
     TokenCells,
@@ -18,8 +18,8 @@ from runner_compare.statistics.token_costs import (
     TokenFinding,
     TokenSaving,
     compute_break_even_questions,
+    compute_correlation_between_means,
     compute_estimate_ratio_interval,
-    compute_mean_correlation,
 )
 
 
@@ -68,7 +68,7 @@ def test_the_interval_holds_the_true_right_answers_per_1000_tokens(
         assert cost is not None
         inside += cost.correct_per_1000.low <= true <= cost.correct_per_1000.high
         other += cost.correct_per_1000.low <= 1.5 * true <= cost.correct_per_1000.high
-    assert wilson_interval(inside, jobs)[1] >= 0.94
+    assert compute_wilson_interval(inside, jobs)[1] >= 0.94
     assert other < 0.4 * jobs
 
 
@@ -107,7 +107,7 @@ def test_equal_teams_seldom_save() -> None:
         saving = judged(TokenSaving.from_cells(cells(ours.tolist()), cells(base.tolist()), 1000.0))
         wrong += saving.finding is not TokenFinding.open
         assert (saving.break_even_questions is None) == (saving.finding is not TokenFinding.saves)
-    assert wilson_interval(wrong, pairs)[0] <= 0.05
+    assert compute_wilson_interval(wrong, pairs)[0] <= 0.05
 
 
 def test_few_questions_show_no_saving_however_alike_they_are() -> None:
@@ -122,6 +122,6 @@ def test_break_even_and_correlation() -> None:
     assert compute_break_even_questions(1000, 100, 100) is None
     assert compute_break_even_questions(1000, 110, 100) is None
     ones = [[1.0, 2.0, 3.0, 5.0]]
-    assert compute_mean_correlation(ones, [[2 * it for it in ones[0]]]) == pytest.approx(1)
-    assert compute_mean_correlation(ones, [[-it for it in ones[0]]]) == pytest.approx(-1)
-    assert compute_mean_correlation(ones, [[4.0] * 4]) == 0
+    assert compute_correlation_between_means(ones, [[2 * it for it in ones[0]]]) == pytest.approx(1)
+    assert compute_correlation_between_means(ones, [[-it for it in ones[0]]]) == pytest.approx(-1)
+    assert compute_correlation_between_means(ones, [[4.0] * 4]) == 0

@@ -116,7 +116,7 @@ def test_the_parts_of_the_peak_add_up_to_it(sizes: dict[str, int], phase: Phase)
     """Keys and values are the most in decoding, and activations in prefill: never at one time."""
     whole = Footprint({"linear": 10}, 1, 3, 7, 2, runtime_bytes=5)
     predicted = replace(whole, **sizes)  # type: ignore[arg-type]
-    peak = predicted.peak_memory_parts
+    peak = predicted.peak_memory_breakdown
     assert peak.phase is phase
     parts = peak.weight_mib + peak.kv_cache_mib + peak.activation_mib + peak.other_mib
     assert parts == pytest.approx(predicted.total_mib)

@@ -42,7 +42,7 @@ def rows_of(*needs: int) -> list[TokenSequence]:
 
 
 def make_room(scheduler: Scheduler, whole: list[TokenSequence]) -> None:
-    scheduler.kv.allocate_slots(scheduler.rows, whole, [], scheduler.admission.most_rows)
+    scheduler.kv.allocate_kv_slots(scheduler.rows, whole, [], scheduler.admission.most_rows)
 
 
 @pytest.mark.skipif(native.load_kernels() is None, reason="slots are all of one length")

@@ -61,7 +61,7 @@ def both_ways(
 ) -> Callable[[Work], Any]:
     """Return a function that does some work without steps that begin ahead, and with them; both
     give the same."""
-    begun, step = list[int](), Forward.step_with_device_tokens
+    begun, step = list[int](), Forward.run_step_with_device_tokens
 
     def counted(
         self: Forward, own: SlotStore, rows: Sequence[TokenSequence], *rest: Any
@@ -69,7 +69,7 @@ def both_ways(
         begun.append(len(rows))
         return step(self, own, rows, *rest)
 
-    monkeypatch.setattr(Forward, "step_with_device_tokens", counted)
+    monkeypatch.setattr(Forward, "run_step_with_device_tokens", counted)
 
     def work_in_both(work: Work) -> Any:
         results = []
@@ -343,7 +343,7 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     picked: Any = SimpleNamespace(is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6])))
-    forward: Any = SimpleNamespace(step_with_device_tokens=note("step", torch.zeros(2, 3)))
+    forward: Any = SimpleNamespace(run_step_with_device_tokens=note("step", torch.zeros(2, 3)))
     own: Any = object.__new__(SlotStore)
     own.capacity, own.filled = 8, [1, 1]
     rows = [TokenSequence(Request(number, ()), [1], "", 9, kv=SequenceKv(places=1)) for number in range(2)]

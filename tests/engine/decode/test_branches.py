@@ -20,7 +20,7 @@ from runner_base.result import Answer, FinishReason
 from runner_engine.decode.branches import (
     BranchDecoder,
     build_branch_attention_mask,
-    decode_branches,
+    decode_request_branches,
     find_branch_support_error,
     sort_branch_tokens_by_time,
 )
@@ -66,7 +66,7 @@ def decode(
         for number, branch in enumerate(branches, start=1)
     ]
     loaded = LoadedModel(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
-    done = decode_branches(loaded, rows, EngineStats(), Stopping(Mute(), stops))
+    done = decode_request_branches(loaded, rows, EngineStats(), Stopping(Mute(), stops))
     assert done.branches is not None
     return done.branches
 

@@ -111,7 +111,7 @@ def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path
 def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MaskRecorder, "find_window", masks_of_its_own)
+    monkeypatch.setattr(MaskRecorder, "find_sliding_window_of_mask", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
     engine = open_engine(configure(folder))

@@ -226,13 +226,13 @@ def test_states_are_behind_only_where_guesses_are_read_into_them(
     kept = [Request(at, prompt, recurring=True) for at, prompt in enumerate(PROMPTS)]
     expected = ended(engine_of(tmp_path), kept, 5)
     unread: list[int] = []
-    catch_up = Decoder.update_lagging_recurrent_states
+    catch_up = Decoder.catch_up_recurrent_states
 
     def noted(decoder: Decoder, own: KvStore, rows: Sequence[TokenSequence]) -> None:
         unread.extend(len(get_unprocessed_tokens(own, slot, row)) for slot, row in enumerate(rows))
         catch_up(decoder, own, rows)
 
-    monkeypatch.setattr(Decoder, "update_lagging_recurrent_states", noted)
+    monkeypatch.setattr(Decoder, "catch_up_recurrent_states", noted)
     knowing(expected, monkeypatch)
     assert ended(engine_of(tmp_path, speculate), kept, 5) == expected
     assert len(unread) >= len(kept)

@@ -26,7 +26,7 @@ from transformers.modeling_layers import MtpModel
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
 from runner_base.notes import note
-from runner_engine.checkpoints.mixture import compute_checkpoint_mixture_size
+from runner_engine.checkpoints.mixture import compute_checkpoint_expert_mixture_size
 from runner_engine.checkpoints.mtp_head import COUNTS
 from runner_engine.checkpoints.resolved_model import resolve_model
 from runner_engine.decode.drafting.mtp_head import TokenDrafter
@@ -296,7 +296,7 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
 def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path: Path) -> None:
     """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
     own_heads.save(tmp_path, family)
-    found = compute_checkpoint_mixture_size(
+    found = compute_checkpoint_expert_mixture_size(
         resolve_model(ModelSpec(LocalModelConfig(name=str(tmp_path), device="cpu"))).files
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")

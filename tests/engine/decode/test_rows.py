@@ -87,7 +87,7 @@ def test_streamed_text_is_never_taken_back(
     streamed = ""
     for count in range(1, len(tokens) + 1):
         row = TokenSequence(request, [], "", 100, tokens=tokens[:count], sent=len(streamed))
-        streamed += "".join(delta.text for delta in stopping.build_new_deltas(row))
+        streamed += "".join(delta.text for delta in stopping.build_unsent_text_deltas(row))
         answer = stopping.decode_text(row)
         assert answer.startswith(streamed)
         if stopping.find_finish_reason(row) is FinishReason.stop:

@@ -254,7 +254,7 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     monkeypatch.setattr(time, "thread_time", lambda: now)
     monkeypatch.setattr(ngram_speculation, "_can_verify_exactly", lambda *_: True)
     monkeypatch.setattr(NgramSpeculator, "_draft", lambda *_: [3, 1])
-    monkeypatch.setattr(NgramSpeculator, "_has_exact_batched_logits", lambda *_: True)
+    monkeypatch.setattr(NgramSpeculator, "_has_exact_multi_token_logits", lambda *_: True)
     here, row = NgramSpeculator(EngineStats(), True), TokenSequence(Request(0, ()), [1, 2], "", 99)
 
     class Greedy:

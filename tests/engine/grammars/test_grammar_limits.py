@@ -44,24 +44,24 @@ def of(schema: dict[str, Any]) -> str:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_costly_grammar_is_refused_within_its_limits(grammars: GrammarCache, name: str) -> None:
-    grammars.compile_to_grammar_state(of({"type": "integer"}))  # starts the process
+    grammars.compile_grammar_to_initial_state(of({"type": "integer"}))  # starts the process
     own_s = time.process_time()
     with raises(ConfigError, "too_large"):
-        grammars.compile_to_grammar_state(of(COSTLY[name]))
+        grammars.compile_grammar_to_initial_state(of(COSTLY[name]))
     assert time.process_time() - own_s < 1.0  # of CPU time here: the trial took the rest
     with raises(ConfigError, "too_large"):  # kept: no second trial
-        grammars.compile_to_grammar_state(of(COSTLY[name]), lambda: False)
+        grammars.compile_grammar_to_initial_state(of(COSTLY[name]), lambda: False)
 
 
 @pytest.mark.thorough
 def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: GrammarCache) -> None:
-    grammars.compile_to_grammar_state(of({"type": "integer"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "integer"}))
     slow = threading.Thread(target=begin_and_ignore, args=(grammars, of(COSTLY["multiple"])))
     slow.start()
     waits = []
     while slow.is_alive():
         started = time.thread_time()
-        grammars.compile_to_grammar_state(of({"type": "integer"}))
+        grammars.compile_grammar_to_initial_state(of({"type": "integer"}))
         waits.append(time.thread_time() - started)
         time.sleep(0.01)
     assert len(waits) > 5
@@ -70,11 +70,11 @@ def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: GrammarCache) -
 
 def begin_and_ignore(grammars: GrammarCache, text: str) -> None:
     with pytest.raises(ConfigError):
-        grammars.compile_to_grammar_state(text)
+        grammars.compile_grammar_to_initial_state(text)
 
 
 def test_compiling_ends_when_nobody_waits(grammars: GrammarCache) -> None:
-    grammars.compile_to_grammar_state(of({"type": "integer"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "integer"}))
     asked = []
 
     def is_wanted() -> bool:
@@ -82,10 +82,10 @@ def test_compiling_ends_when_nobody_waits(grammars: GrammarCache) -> None:
         return len(asked) < 3
 
     with raises(ConfigError, "failed"):
-        grammars.compile_to_grammar_state(of(COSTLY["multiple"]), is_wanted)
+        grammars.compile_grammar_to_initial_state(of(COSTLY["multiple"]), is_wanted)
     assert len(asked) >= 3
     with raises(ConfigError, "too_large"):  # and the next one gets a trial of its own
-        grammars.compile_to_grammar_state(of(COSTLY["multiple"]))
+        grammars.compile_grammar_to_initial_state(of(COSTLY["multiple"]))
 
 
 def test_several_callers_share_one_trial(grammars: GrammarCache) -> None:
@@ -104,7 +104,7 @@ def test_several_callers_share_one_trial(grammars: GrammarCache) -> None:
 
 @pytest.mark.thorough
 def test_the_process_ends_when_idle_and_another_one_starts(grammars: GrammarCache) -> None:
-    grammars.compile_to_grammar_state(of({"type": "integer"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "integer"}))
     assert grammars._trials is not None
     first = grammars._trials.pid
     assert first is not None
@@ -114,27 +114,27 @@ def test_the_process_ends_when_idle_and_another_one_starts(grammars: GrammarCach
         time.sleep(0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
-    grammars.compile_to_grammar_state(of({"type": "boolean"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "boolean"}))
     assert grammars._trials.pid not in (None, first)
 
 
 def test_a_killed_process_is_replaced(grammars: GrammarCache) -> None:
-    grammars.compile_to_grammar_state(of({"type": "integer"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "integer"}))
     assert grammars._trials is not None
     pid = grammars._trials.pid
     assert pid is not None
     os.kill(pid, 9)
-    grammars.compile_to_grammar_state(of({"type": "boolean"}))
+    grammars.compile_grammar_to_initial_state(of({"type": "boolean"}))
 
 
 def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: GrammarCache) -> None:
     with raises(ConfigError, "too_large"):
-        grammars.compile_to_grammar_state("start: " + '"a" ' * 200_000)
+        grammars.compile_grammar_to_initial_state("start: " + '"a" ' * 200_000)
     assert grammars._trials is None
 
 
 def test_a_grammar_without_any_text_is_refused(grammars: GrammarCache) -> None:
     with raises(ConfigError, "bad_value") as refused:
-        grammars.compile_to_grammar_state(of({"$ref": "#"}))
+        grammars.compile_grammar_to_initial_state(of({"$ref": "#"}))
     assert render_engine_note(note("no_text_fits")) in str(refused.value)
     assert "state" not in str(refused.value)

@@ -273,13 +273,13 @@ def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
     free = Request("free", QUESTIONS[0], sampling=Sampling(temperature=0.9, seed=1))
     alone = tokens(ended(engine, [free]))
     monkeypatch.setattr(SlowMatcher, "slow_masks", 0)
-    begin = GrammarCache.compile_to_grammar_state
+    begin = GrammarCache.compile_grammar_to_initial_state
 
     def begin_slow(*given: Any) -> GrammarState:
         held = begin(*given)
         return GrammarState(SlowMatcher(held._matcher, quick_masks=5), held._words)
 
-    monkeypatch.setattr(GrammarCache, "compile_to_grammar_state", begin_slow)
+    monkeypatch.setattr(GrammarCache, "compile_grammar_to_initial_state", begin_slow)
     done = ended(engine, [Request("held", QUESTIONS[1], grammar=GRAMMAR), free])
     slow = done.pop(("held", 0))
     assert slow.error == render_engine_note(TOO_COMPLEX)

@@ -150,7 +150,7 @@ def test_how_a_layer_is_stored(field: str, number: int, kv_cache: KvCache) -> No
     with refused(Refusal.WRONG_KV_LAYER, 0, "fused_forward"):
         fused(layout_of(heads), [0, 1, 2], [0, 1, 2], None)
     wrong = replace(heads)
-    setattr(wrong.layer_formats_for_kernels[0], field, number)
+    setattr(wrong.kv_layer_structs_for_kernels[0], field, number)
     with refused(Refusal.WRONG_KV_LAYER, 0, "store.*"):
         attend(layout_of(wrong))
     step = replace(layout_of(wrong), slot=ints(0), place=ints(0), seen=ints(1), is_step=True)
@@ -162,7 +162,7 @@ def test_codes_are_read_as_codes_alone() -> None:
     """Functions for the model's numbers refuse other formats, and arenas that keep first ones
     beside them."""
     heads = replace(HEADS)
-    heads.layer_formats_for_kernels[0].values = KvCode.kv_int8
+    heads.kv_layer_structs_for_kernels[0].values = KvCode.kv_int8
     with refused(Refusal.WRONG_KV_LAYER):
         attend(
             PassLayout(

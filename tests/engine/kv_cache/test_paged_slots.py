@@ -197,7 +197,7 @@ def test_each_page_of_a_table_exists_and_positions_beyond_it_are_never_asked_for
     step = StepAttention(HEADS, own, [], table, 0, own.page_table)
     assert step._num_visible_positions.tolist() == [41, 1, 76]
     first = own.capacity
-    assert step._newest_kv_indices.tolist() == [8, first, 2 * first + 11]
+    assert step._flat_indices_of_newest_kv.tolist() == [8, first, 2 * first + 11]
 
 
 def test_what_does_not_work_on_a_device_is_not_used(

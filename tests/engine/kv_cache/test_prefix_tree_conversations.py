@@ -68,12 +68,12 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.build_new_deltas(TokenSequence(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [
-        Delta(0, 0, "n")
-    ]
-    assert stopping.build_new_deltas(TokenSequence(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [
-        Delta(0, 0, "é")
-    ]
+    assert stopping.build_unsent_text_deltas(
+        TokenSequence(Request(0, ""), [], "", 9, tokens=tokens[:-1])
+    ) == [Delta(0, 0, "n")]
+    assert stopping.build_unsent_text_deltas(
+        TokenSequence(Request(0, ""), [], "", 9, tokens=tokens, sent=1)
+    ) == [Delta(0, 0, "é")]
 
 
 @pytest.mark.sampled(1)

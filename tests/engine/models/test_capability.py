@@ -355,7 +355,7 @@ def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     for shares, cores in (([], 64), ([2.0], 2), ([1.5, 8.0], 2), ([0.2], 1), ([99.0], 64)):
         monkeypatch.setattr(machine, "read_cgroup_cpu_limits", lambda shares=shares: shares)
-        assert machine.available_cores() == cores
+        assert machine.count_available_cpu_cores() == cores
 
 
 @pytest.mark.slow

@@ -80,11 +80,11 @@ def test_equally_long_patterns_that_disagree_are_refused_and_those_that_agree_ar
     paths = ["model.layers.0.mlp.up_proj"]
     QuantizationMix.from_config(
         Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})
-    ).check_patterns_match_layers(paths, [], False)
+    ).check_quantization_patterns_match_layers(paths, [], False)
     with raises(ConfigError, "ambiguous", "quantization.overrides"):
         QuantizationMix.from_config(
             Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": "fp4"})
-        ).check_patterns_match_layers(paths, [], False)
+        ).check_quantization_patterns_match_layers(paths, [], False)
 
 
 def test_an_override_has_the_keys_of_its_choice() -> None:

@@ -84,7 +84,7 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(dtype: torch.dtype) -> None:
     def read(counts: tuple[int, ...]) -> torch.Tensor:
         states, results, first = fresh(mixer, 3), [], 0
         for count in counts:
-            at, segments = slice(first, first + count), Segments.from_counts([1], [count])
+            at, segments = slice(first, first + count), Segments.from_token_counts([1], [count])
             convolved = mixer.convolution(mixed[at], states[0], segments)
             results.append(mixer.rule(convolved, decay[at], beta[at], gate[at], states[1], segments))
             first += count

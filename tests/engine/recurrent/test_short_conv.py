@@ -48,6 +48,6 @@ def test_other_slots_stay_as_they_are() -> None:
     assert mixer is not None
     states = [torch.ones(5, *mixer.states[0].shape)]
     with torch.inference_mode():
-        mixer.forward(torch.randn(3, 32), states, Segments.from_counts([3, 1], [2, 1]))
+        mixer.forward(torch.randn(3, 32), states, Segments.from_token_counts([3, 1], [2, 1]))
     assert all(bool((states[0][slot] == 1).all()) for slot in (0, 2, 4))
     assert not bool((states[0][3] == 1).any())

@@ -125,7 +125,7 @@ def test_a_state_that_is_lost_between_pieces_is_seen(family: str) -> None:
         whole = mixer_results(mixer, rows, [])
         states, pieces = fresh(mixer, 1), []
         for piece in rows[0][:-3].split(7):
-            pieces.append(mixer.forward(piece, states, Segments.from_counts([0], [len(piece)])))
+            pieces.append(mixer.forward(piece, states, Segments.from_token_counts([0], [len(piece)])))
             states[1].zero_()
     assert off([torch.cat(pieces)], [whole[0][:-3]]) > 1e-3
 
@@ -135,7 +135,7 @@ def test_slots_without_a_segment_stay_as_they_are(family: str) -> None:
     layer, _ = layer_of(family)
     mixer = create_mixer(layer)
     assert mixer is not None
-    for segments in (Segments.from_counts([3, 1], [70, 2]), Segments.from_counts([3, 1], [1, 1])):
+    for segments in (Segments.from_token_counts([3, 1], [70, 2]), Segments.from_token_counts([3, 1], [1, 1])):
         states = [torch.ones(5, *shape.shape, dtype=shape.dtype) for shape in mixer.states]
         with torch.inference_mode():
             mixer.forward(torch.randn(sum(segments.counts), 32), states, segments)
@@ -156,7 +156,10 @@ def test_bits_depend_neither_on_other_rows_nor_on_how_a_prompt_is_divided(by: st
 
     def read(states: list[Tensor], slots: list[int], counts: list[int], first: int) -> Tensor:
         return heads(
-            projected[first : first + sum(counts)], states[0], states[1], Segments.from_counts(slots, counts)
+            projected[first : first + sum(counts)],
+            states[0],
+            states[1],
+            Segments.from_token_counts(slots, counts),
         )
 
     alone, beside, divided = (fresh(mixer, 3) for _ in range(3))
@@ -176,9 +179,9 @@ def test_a_call_beyond_the_slots_or_the_tokens_is_refused(by: str) -> None:
     assert mixer is not None
     projected, states = torch.randn(3, layer.in_proj.out_features), fresh(mixer, 2)
     with pytest.raises(IndexError, match="the state slot of segment 1 does not exist"):
-        heads(projected, states[0], states[1], Segments.from_counts([0, 2], [1, 2]))
+        heads(projected, states[0], states[1], Segments.from_token_counts([0, 2], [1, 2]))
     with pytest.raises(IndexError, match="segment 1 is not among the tokens of the forward pass"):
-        heads(projected, states[0], states[1], Segments.from_counts([0, 1], [1, 3]))
+        heads(projected, states[0], states[1], Segments.from_token_counts([0, 1], [1, 3]))
     assert all(bool((state == 0).all()) for state in states)
 
 

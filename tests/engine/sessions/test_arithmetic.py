@@ -27,4 +27,4 @@ def test_counted_token_by_token(shape: BatchShape) -> None:
             read += 16 * (shape.prompt_tokens - shape.shared_tokens + step)
     assert SMALL.compute_prefill_gflop(shape) == pytest.approx(prefill / 1e9)
     assert SMALL.compute_decode_gflop(shape) == pytest.approx(decode / 1e9)
-    assert SMALL.compute_decode_read_gb(shape) == pytest.approx(read / 1e9)
+    assert SMALL.compute_gb_read_while_decoding(shape) == pytest.approx(read / 1e9)

@@ -118,7 +118,7 @@ def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
 
 
 def test_the_environment_equals_that_of_transformers() -> None:
-    theirs, ours = _compile_jinja_template("x").environment, template_child.create_environment()
+    theirs, ours = _compile_jinja_template("x").environment, template_child.create_chat_template_environment()
     for what in ("filters", "tests", "globals"):
         assert sorted(getattr(ours, what)) == sorted(getattr(theirs, what)), what
     for what in (

@@ -13,7 +13,7 @@ from runner.config.model import StubConfig
 from runner.config.resolved import resolve_job
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import get_model_kind
-from runner.run import check_job_before_loading
+from runner.run import check_job_before_model_loading
 from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
 from runner_engine.sessions import contract
@@ -135,4 +135,4 @@ def test_nothing_but_its_name_identifies_a_stub(
 
 
 def test_what_loads_nothing_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
-    assert check_job_before_loading(resolve_job(make_config(model=StubConfig()))) == []
+    assert check_job_before_model_loading(resolve_job(make_config(model=StubConfig()))) == []

@@ -22,7 +22,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record
 from runner_compare.statistics.accuracy_intervals import accuracy_interval
-from runner_compare.statistics.stats import wilson_interval
+from runner_compare.statistics.stats import compute_wilson_interval
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -220,7 +220,7 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     assert one is not None
     assert two is not None
     assert two.interval == accuracy_interval(solved, families)
-    assert two.interval[0] < wilson_interval(sum(solved), 100)[0]
+    assert two.interval[0] < compute_wilson_interval(sum(solved), 100)[0]
     effect = compare_accuracies(two, one, same_model=True)
     assert effect is not None
     assert effect.effect.p > 0.05, "as many independent losses would be clear"

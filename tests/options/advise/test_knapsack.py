@@ -11,7 +11,7 @@ import pytest
 from runner.options.advise import knapsack
 from runner.options.advise.knapsack import (
     LayerOption,
-    assign_largest_formats_in_order,
+    assign_largest_fitting_formats_greedily,
     choose_formats_greedily,
     find_choices_with_swapped_formats,
     solve_knapsack,
@@ -78,8 +78,8 @@ def test_neighbours_have_the_same_size_and_the_order_of_layers_needs_no_losses()
         assert sum(one != another for one, another in zip(chosen, other, strict=True)) == 2
     assert near
     without_losses = [[LayerOption(option.nbytes, 0.0) for option in options] for options in layers]
-    first = assign_largest_formats_in_order(layers, limit)
-    assert first == assign_largest_formats_in_order(without_losses, limit)
+    first = assign_largest_fitting_formats_greedily(layers, limit)
+    assert first == assign_largest_fitting_formats_greedily(without_losses, limit)
     assert first is not None
     assert first[0] == 2
     assert total_nbytes(layers, first) <= limit

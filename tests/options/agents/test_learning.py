@@ -18,7 +18,7 @@ from runner.options.agents.graph_training import (
     GraphTrainer,
     PlayedQuestion,
     compute_low_rank_penalty,
-    prune_lowest_edges,
+    prune_edges_with_lowest_logits,
 )
 from runner.options.agents.keys import Baseline, Topology
 from runner.options.agents.training_methods import RunnerMethod
@@ -189,9 +189,9 @@ def test_what_goes_are_the_lowest_logits_and_of_equal_ones_the_last() -> None:
     edges = team().spatial
     edges.logits[2, 1] = -0.5
     edges.logits[0, 0] = -9.0  # no edge: nobody hears itself
-    assert prune_lowest_edges(edges, 0.25) == [(2, 1), (3, 2), (3, 1)]
-    assert prune_lowest_edges(edges, 0.25) == [(3, 0), (2, 3)]
-    assert prune_lowest_edges(edges, 0.0) == []
+    assert prune_edges_with_lowest_logits(edges, 0.25) == [(2, 1), (3, 2), (3, 1)]
+    assert prune_edges_with_lowest_logits(edges, 0.25) == [(3, 0), (2, 3)]
+    assert prune_edges_with_lowest_logits(edges, 0.0) == []
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.25, 1.0])

@@ -64,6 +64,6 @@ def test_costs_by_role_and_by_edge() -> None:
         "they have brought a part of the decision's prompts, the question is the rest"
     )
     assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
-    facts = tally.build_facts()
+    facts = tally.build_token_count_facts()
     assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
     assert facts["prompt_tokens_by_edge"].count(" → ") == 7

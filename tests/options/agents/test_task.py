@@ -152,7 +152,7 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
     assert first.metrics["errors"] == 1
     assert (
         "1 of 3 prompts ended in an error. First error (prompt 1): Inspector, call test/1/0/2: error: gone"
-        in str(first.problem_message)
+        in str(first.found_problems_message)
     )
     engine = Team(say)
     second = work(agents, config, again(), engine)
@@ -174,7 +174,7 @@ def test_what_can_have_no_answer_is_not_asked_again(make_config: Make, again: St
     engine = Team(say)
     result = work(agents, config, again(), engine)
     assert engine.asked == []
-    assert "cannot be answered" in str(result.problem_message)
+    assert "cannot be answered" in str(result.found_problems_message)
     config.rerun = "failed"
     assert work(agents, config, again(), Team(say)).problems == []
 

@@ -134,7 +134,7 @@ def test_direct_takes_the_last_agents_number() -> None:
     one = discussion(Topology.debate, DecisionMethod.direct)
     for turn, number in zip(one.take_ready_calls(), (5, 6, 6, 8), strict=True):
         one.add_answer(answered(turn, f"#### {number}", code="6"))
-    assert (one.answer, one.final_call.call.answer.text) == ("8", "#### 8")
+    assert (one.answer, one.final_agent_call.call.answer.text) == ("8", "#### 8")
 
 
 def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:

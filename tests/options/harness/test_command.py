@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import Registry
 
 from runner.options.harness import main
-from runner.options.harness.command import add_default_model
+from runner.options.harness.command import add_default_model_argument
 from runner.options.harness.model import EngineModel
 
 TASK = """
@@ -45,7 +45,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
     ],
 )
 def test_an_evaluation_without_a_model_uses_ours(given: list[str], more: list[str]) -> None:
-    assert add_default_model(given) == given + more
+    assert add_default_model_argument(given) == given + more
 
 
 def test_without_lm_eval_the_error_says_what_to_install(

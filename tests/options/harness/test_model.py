@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from raising import raises
 from thoughtful import thinking_model
 
-from runner.options.harness.model import EngineModel, split_choices_and_model_keys
+from runner.options.harness.model import EngineModel, split_lm_eval_model_args
 from runner_base.errors import Code, ConfigError
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.sessions.base import Request
@@ -142,7 +142,7 @@ def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
 
 
 def test_groups_and_their_keys_are_split_from_the_models_keys() -> None:
-    groups, own = split_choices_and_model_keys(
+    groups, own = split_lm_eval_model_args(
         {"rope": "yarn", "rope.factor": 4, "quantization": "nf4", "dtype": "auto", "model.device": "cpu"}
     )
     assert groups == {

@@ -24,7 +24,7 @@ from runner.grid.plan import PlannedJob, predict_resources
 from runner.grid.worker_limits import WorkerLimits, compute_worker_limits
 from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, SplitStrategy, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
-from runner.run import check_job_before_loading, run
+from runner.run import check_job_before_model_loading, run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
@@ -78,7 +78,9 @@ def test_a_split_loads_nothing_and_needs_nothing(make_config: Make) -> None:
         name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu", dtype=Dtype.float32
     )
     assert (
-        check_job_before_loading(resolve_job(make_config(model=large, task=SplitConfig(output_dir="x"))))
+        check_job_before_model_loading(
+            resolve_job(make_config(model=large, task=SplitConfig(output_dir="x")))
+        )
         == []
     )
 
@@ -87,7 +89,7 @@ def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Mak
     # looking for it would need the network, which no test has
     absent = LocalModelConfig(name="nobody/no-such-model")
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
-        assert check_job_before_loading(resolve_job(make_config(model=absent, task=task))) == []
+        assert check_job_before_model_loading(resolve_job(make_config(model=absent, task=task))) == []
 
 
 @pytest.mark.parametrize("kind", [LocalConfig, LocalModelConfig])
@@ -111,7 +113,7 @@ def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
 def test_each_job_without_a_shared_base_counts(
     make_config: Make, halves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "available_cores", lambda: 4)
+    monkeypatch.setattr(machine, "count_available_cpu_cores", lambda: 4)
     monkeypatch.setattr(machine, "visible_gpu_models", list)
     # takes all cores
     pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(halves)))

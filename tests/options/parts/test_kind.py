@@ -26,7 +26,7 @@ from runner.engines.kinds import get_model_kind
 from runner.grid.plan import PlanState, plan_job, predict_resources
 from runner.options.parts.keys import SplitConfig
 from runner.options.parts.model_keys import PartsModelConfig, TransportBackend
-from runner.run import check_job_before_loading, read_inputs_and_identify_job, run
+from runner.run import check_job_before_model_loading, read_inputs_and_identify_job, run
 from runner.speed.synthetic import create_random_requests
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -231,7 +231,7 @@ def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> 
     stored = sum(file.stat().st_size for file in parts.glob("*.safetensors")) / MIB
     need = predict_resources(resolve_job(config))
     assert need.mib == pytest.approx(stored, rel=0.1)
-    assert need.threads == machine.available_cores()
+    assert need.threads == machine.count_available_cpu_cores()
     assert plan_job([], config).state is PlanState.todo
 
 
@@ -276,11 +276,11 @@ def test_refused_before_anything_is_loaded(
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 0.01)
     refused(make_config(model=in_parts(parts)), "too_large", "model.name")
     fits = make_config(model=in_parts(parts, check_memory=False))
-    assert check_job_before_loading(resolve_job(fits)) == []
+    assert check_job_before_model_loading(resolve_job(fits)) == []
     monkeypatch.setattr(machine, "available_memory_mib", lambda: 10_000.0)
     alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
-    assert check_job_before_loading(resolve_job(alone)) == []
-    (text,) = check_job_before_loading(resolve_job(four))
+    assert check_job_before_model_loading(resolve_job(alone)) == []
+    (text,) = check_job_before_model_loading(resolve_job(four))
     assert isinstance(text, str)
     assert re.fullmatch(
         r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", text
@@ -296,10 +296,10 @@ def test_the_parts_of_other_machines_need_not_be_here(
     for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
-    assert check_job_before_loading(resolve_job(config)) == []
+    assert check_job_before_model_loading(resolve_job(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
     with raises(ConfigError, "conflict", "model.stages"):
-        check_job_before_loading(resolve_job(asked))
+        check_job_before_model_loading(resolve_job(asked))
 
 
 def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trips import Trip
 
-from runner.options.parts.json_splits import encode_numbers, get_safetensors_dtype_name, read_json_split
+from runner.options.parts.json_splits import encode_numbers, get_safetensors_dtype_name, read_json_partitions
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.partition_file import InlineNumbers, read_partition
 from runner_base.dtypes import Dtype
@@ -110,12 +110,12 @@ def test_pieces_may_end_anywhere(trip: Trip, chunk: int, monkeypatch: pytest.Mon
     old = write_old(trip.folder / "old", tensors, indent=1)
     monkeypatch.setattr(file_io, "CHUNK_BYTES", chunk)
     monkeypatch.setattr("runner.options.parts.sharding.partition_file.OVERLAP_BYTES", 40)
-    partitions = read_json_split(old)
+    partitions = read_json_partitions(old)
     found = {layer.name: (one, layer) for one in partitions for layer in one.layers}
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
         assert isinstance(found[name][1].parameters, InlineNumbers)
-        values = np.concatenate([*partition_file.iterate_inline_numbers(*found[name]), np.zeros(0)])
+        values = np.concatenate([*partition_file.iterate_json_weight_chunks(*found[name]), np.zeros(0)])
         assert values.tolist() == tensor.double().flatten().tolist()
 
 
@@ -207,7 +207,7 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
     patterns = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     every = patterns.view(kind).float()
     assert np.array_equal(
-        partition_file.decode_values(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True
+        partition_file.decode_tensor_values(dtype, patterns.numpy().tobytes()), every.numpy(), equal_nan=True
     )
     finite = every[every.isfinite()]
     torch.manual_seed(0)

@@ -243,7 +243,7 @@ def test_a_name_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         with raises(ConfigError, "exists", "task.output"):
-            quantizer_process._move_to_target(made, target)
+            quantizer_process._move_model_to_target_path(made, target)
         with pytest.raises(OSError, match="exist|not empty"):
             os.rename(made, target) if is_folder else os.link(made, target)
         assert ((target / "file") if is_folder else target).read_text() == "old"

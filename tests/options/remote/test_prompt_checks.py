@@ -51,11 +51,11 @@ def test_truncated_prompts_are_named(
 def test_prompts_of_equal_length_are_not_truncated() -> None:
     lengths = PromptLengths()
     for characters in (400, 410, 420, 430):
-        lengths.add_prompt_tokens(Request(0, "x" * characters), 100)
+        lengths.update_longest_prompts(Request(0, "x" * characters), 100)
     assert lengths.make_notes("a") == []
-    lengths.add_prompt_tokens(Request(0, "x" * 900), 100)
+    lengths.update_longest_prompts(Request(0, "x" * 900), 100)
     assert len(lengths.make_notes("a")) == 1
-    lengths.add_prompt_tokens(Request(0, "x" * 990), 120)
+    lengths.update_longest_prompts(Request(0, "x" * 990), 120)
     assert lengths.make_notes("a") == [], "a longer prompt was read whole"
 
 

@@ -250,7 +250,7 @@ def test_texts_beside_calls_join_to_the_content(name: str) -> None:
             waiting, sent = ToolCallStreamFilter(of), ""
             for at in range(0, len(text), size):
                 sent += "".join(
-                    one for one, _ in waiting.take_streamable_texts([(text[at : at + size], False)])
+                    one for one, _ in waiting.take_texts_ready_to_stream([(text[at : at + size], False)])
                 )
             sent += "".join(one for one, is_thinking in waiting.get_unsent_texts(said) if not is_thinking)
             assert sent == said.content, (text, size)
@@ -265,7 +265,7 @@ def test_calls_are_read_and_a_text_is_streamed_before_them(name: str) -> None:
     assert said.content == ""
     if name != "harmony":
         waiting = ToolCallStreamFilter(of)
-        assert waiting.take_streamable_texts([("7 apples", False)]) == [("7 apples", False)], "at once"
+        assert waiting.take_texts_ready_to_stream([("7 apples", False)]) == [("7 apples", False)], "at once"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from runner.config.compose import compose_job
 from runner.config.extractors import Extractor, GoldKind
 from runner.config.hydra import to_runner_config
 from runner.config.root import RunnerConfig
-from runner.datasets.row_layouts import RowKeys, parse_row
+from runner.datasets.row_layouts import RowKeys, parse_dataset_row
 from runner.records.jobs import Job, Recorder
 from runner.scorers.answer_reading import load_scorer
 from runner.scorers.expressions import PROCESS
@@ -126,12 +126,12 @@ def test_one_key_is_enough_for_a_file_of_ones_own(file: Path) -> None:
 @pytest.mark.parametrize("row", [*MATH, *AIME])
 def test_rows_of_both_layouts_are_read(row: dict[str, Any]) -> None:
     keys = RowKeys.from_task(Gsm8kConfig(extractor=Extractor.math))
-    read = parse_row(row, keys)
+    read = parse_dataset_row(row, keys)
     assert (read.question, read.gold) == (row["problem"], row["answer"])
     assert read.id == str(row.get("unique_id", row.get("id")))
     of_solutions = RowKeys.from_task(Gsm8kConfig(extractor=Extractor.math, answer_key="solution"))
     if "boxed" in row.get("solution", ""):
-        assert parse_row(row, of_solutions).gold == row["answer"]
+        assert parse_dataset_row(row, of_solutions).gold == row["answer"]
 
 
 @pytest.mark.thorough

@@ -78,7 +78,9 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
     assert metrics["errors"] == 1
-    assert "1 of 6 prompts ended in an error. First error (prompt 5): boom" in str(result.problem_message)
+    assert "1 of 6 prompts ended in an error. First error (prompt 5): boom" in str(
+        result.found_problems_message
+    )
 
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:

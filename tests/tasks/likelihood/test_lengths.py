@@ -13,7 +13,7 @@ from raising import raises
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.fit import predict_memory_fit
-from runner.run import check_job_before_loading, read_inputs_and_identify_job
+from runner.run import check_job_before_model_loading, read_inputs_and_identify_job
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError
@@ -35,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
     resolved = resolve_job(make_config(model=model, task=task, **groups))
     inputs, _ = read_inputs_and_identify_job(resolved)
-    return resolved, check_job_before_loading(resolved, inputs)
+    return resolved, check_job_before_model_loading(resolved, inputs)
 
 
 def test_a_plan_refuses_a_window_in_the_words_of_the_run(

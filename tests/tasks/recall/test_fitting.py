@@ -6,7 +6,7 @@ import pytest
 
 from runner.tasks.recall.cases import Case, RenderedCase
 from runner.tasks.recall.fillers import Filler
-from runner.tasks.recall.fitting import SizeGroup, set_largest_text_sizes_that_fit_context
+from runner.tasks.recall.fitting import SizeGroup, set_largest_fitting_text_sizes
 
 MANY = 10**9
 
@@ -31,7 +31,7 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
     draw = random.Random(seed)
     cases = [case(draw.uniform(1, 60), draw.randrange(5, 90)) for _ in range(4)]
     group = SizeGroup(4096, draw.randrange(200, 4000), cases)
-    set_largest_text_sizes_that_fit_context(
+    set_largest_fitting_text_sizes(
         [group],
         lambda _, tokens: int(tokens / draw.uniform(1, 60)),
         count,  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
 
 def test_a_text_that_ends_is_taken_whole() -> None:
     group = SizeGroup(4096, 4000, [case(3, 10, most=50)])
-    set_largest_text_sizes_that_fit_context([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
+    set_largest_fitting_text_sizes([group], lambda _, tokens: tokens // 3, count, "room")  # type: ignore[arg-type]
     assert group.size == 50
 
 
@@ -59,5 +59,5 @@ def test_boundaries_are_nearest_in_tokens() -> None:
     ]
     assert filler.count_tokens(7) == 25
     assert filler.join_units(2, 5) == "c\na b "
-    assert [filler.get_separator_after_unit(end) for end in (1, 3, 6)] == [" ", "\n", "\n"]
+    assert [filler.get_separator_after_needle(end) for end in (1, 3, 6)] == [" ", "\n", "\n"]
     assert filler.count_units_for_tokens(24) == 6

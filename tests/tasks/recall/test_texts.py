@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig, iterate_job_id_keys
 from runner.recorded_runs.sample_numbers import read_sample_metric
 from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
-from runner.tasks.recall.fillers import Filler, create_haystack_filler
+from runner.tasks.recall.fillers import Filler, vary_filler_for_haystack
 from runner.tasks.recall.judging import Judge, PlacedCase
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.placement import render_cases_with_fitting_filler
@@ -148,9 +148,9 @@ def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Ma
 
 def test_a_haystack_begins_elsewhere_and_has_the_same_units() -> None:
     filler = Filler([f"unit {number}\n" for number in range(500)], [3] * 500)
-    assert create_haystack_filler(filler, 0, 0) is filler
-    drawn = [create_haystack_filler(filler, text, 0) for text in (1, 2, 3)]
+    assert vary_filler_for_haystack(filler, 0, 0) is filler
+    drawn = [vary_filler_for_haystack(filler, text, 0) for text in (1, 2, 3)]
     assert len({own.units[0] for own in drawn}) == 3
     assert all(sorted(own.units) == sorted(filler.units) for own in drawn)
-    assert create_haystack_filler(filler, 1, 0).units == drawn[0].units
-    assert create_haystack_filler(filler, 1, 1).units != drawn[0].units
+    assert vary_filler_for_haystack(filler, 1, 0).units == drawn[0].units
+    assert vary_filler_for_haystack(filler, 1, 1).units != drawn[0].units

@@ -32,7 +32,7 @@ def print_mix_advice(advice: MixAdvice) -> None:
         [row.measured_metric(limit.metric) for row in rows], limit.mib, in_mib
     )
     for tried in rows:
-        print(escape_control_characters(_format_choice_line(tried, limit, wide, more)))
+        print(escape_control_characters(_format_quantization_choice_line(tried, limit, wide, more)))
     print()
     for sentence in describe_mix_size_and_loss(advice):
         print(escape_control_characters(sentence))
@@ -52,7 +52,7 @@ def format_recommended_command(advice: MixAdvice) -> str:
     )
 
 
-def _format_choice_line(
+def _format_quantization_choice_line(
     tested_choice: TestedChoice, limit: SizeLimit, name_width: int, extra_decimals: int
 ) -> str:
     known = (
@@ -117,11 +117,11 @@ def describe_mix_size_and_loss(advice: MixAdvice) -> list[str]:
             f"the predicted KL is {mix.predicted / mix.kl_nats_per_token:.2f} times the "
             "measured KL of the mix. Use the measured KL"
         )
-    lines.append(f"check: {_describe_formats_with_less_loss(advice)}")
+    lines.append(f"check: {_describe_formats_better_than_mix(advice)}")
     return lines
 
 
-def _describe_formats_with_less_loss(advice: MixAdvice) -> str:
+def _describe_formats_better_than_mix(advice: MixAdvice) -> str:
     if advice.better_choices:
         names = "; ".join(
             f"{tried.name} (KL {tried.kl_nats_per_token:.3g})" for tried in advice.better_choices

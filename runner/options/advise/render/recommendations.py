@@ -104,7 +104,7 @@ def _format_peak_memory_components(predicted: Footprint) -> str:
     """Format the components of the predicted peak memory, rounded so that they add up to the rounded
     total.
     """
-    peak = predicted.peak_memory_parts
+    peak = predicted.peak_memory_breakdown
     total = round(predicted.total_mib + PROCESS_MIB)
     if (doing := ONE_PART.get(peak.phase)) is not None:
         return f"{doing} the model {total - round(PROCESS_MIB):,} + process {PROCESS_MIB:,.0f}"

@@ -207,7 +207,7 @@ class PipelineCoordinator:
         stopping = Stopping(tokenizer, find_stop_token_ids(model, tokenizer), self.encoder.tags)
         pad = choose_padding_id(tokenizer, vocab_size)
         self.micro_batches = MicroBatchScheduler(
-            self.depth, self.run_step_and_send_packet, self.receive, stats, stopping, pad
+            self.depth, self.compute_and_send_pipeline_packet, self.receive, stats, stopping, pad
         )
         self.micro_batches.fixed_rows = model_config.micro_batch
         for parts, notes in peers.gather_messages("loaded"):
@@ -233,7 +233,7 @@ class PipelineCoordinator:
         by = "started here" if self.peers.children else "started by torchrun"
         return f"{self.depth}, {by}, over {'nccl' if self._transport.gpu_to_gpu else 'gloo'}"
 
-    def run_step_and_send_packet(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
+    def compute_and_send_pipeline_packet(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         """Compute this process's part of a step and send the resulting packet to the next process."""
         answer = (
             packet
@@ -302,7 +302,7 @@ class PipelineCoordinator:
         self.micro_batches.drain()  # micro-batches of cancelled requests
         self.stats.processes = [self.worker.collect_process_metrics()]
         if self._transport is not None:
-            self.run_step_and_send_packet(Packet(PacketType.figures))
+            self.compute_and_send_pipeline_packet(Packet(PacketType.figures))
             self.receive()
             self.stats.processes += self.peers.gather_messages("figures")
         self.at_rest = True
@@ -315,10 +315,10 @@ class PipelineCoordinator:
             self._keeper.join(timeout=1.0)
         try:
             if is_sound and self._transport is not None:
-                self.run_step_and_send_packet(Packet(PacketType.stop))
+                self.compute_and_send_pipeline_packet(Packet(PacketType.stop))
                 self.receive()
                 self._transport.flush()
-                self.peers.wait_for_exit()
+                self.peers.wait_or_kill_peer_processes()
         finally:
             self.peers.kill()
             if self._listener is not None:

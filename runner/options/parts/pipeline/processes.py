@@ -116,10 +116,10 @@ def connect_to_ring_neighbours(worker: StageWorker, message_store: MessageStore)
 # other processes
 
 
-def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> int:
+def run_parts_until_pipeline_end(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> int:
     """Run this process's parts until the first process ends the pipeline. Returns the exit code."""
     try:
-        _run_stages(config, rank, message_store)
+        _run_pipeline_stages(config, rank, message_store)
     except PeerDisconnected as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
         print_remote_error(rank, f"process {error.rank} closed its connection")
@@ -136,7 +136,7 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageSt
     return 1
 
 
-def _run_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> None:
+def _run_pipeline_stages(config: RunnerConfig, rank: ProcessRank, message_store: MessageStore) -> None:
     if not message_store.wait_for_message("begin"):
         return  # the job was done already
     worker = StageWorker(config, rank)
@@ -256,7 +256,7 @@ class PeerProcesses:
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
         return f"process {rank} of {count} ({describe_assigned_parts(load_manifest(self.config), count, rank)}){where}"
 
-    def wait_for_exit(self) -> None:
+    def wait_or_kill_peer_processes(self) -> None:
         """Wait until all other processes have ended. Kills processes that take longer than 10 s."""
         deadline = time.monotonic() + EXIT_S
         for process in self.children.values():
@@ -285,7 +285,7 @@ def start_stage_processes(config: RunnerConfig, num_processes: int, folder: Path
             with peers.logs[rank].open("wb") as output:
                 # in its own session: the terminal's Ctrl-C is for this process, which ends the
                 # others
-                peers.children[rank] = child_process.start_python(
+                peers.children[rank] = child_process.start_python_child_process(
                     "-m",
                     STAGE_PROCESS,
                     stdin=subprocess.PIPE,
@@ -330,7 +330,7 @@ def run_torchrun_process(config: RunnerConfig, rank: ProcessRank) -> int | None:
     try:
         if not rank.is_on_first_machine and rendezvous.wait_for_message("watch"):
             exit_if_first_process_unreachable(rank, *rendezvous.read("watch"))
-        return run_stages(config, rank, rendezvous)
+        return run_parts_until_pipeline_end(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
         why = "the first process ended before the pipeline started"
         print_remote_error(rank, why)

@@ -17,9 +17,12 @@ def main() -> int:
     for number in (signal.SIGINT, *signals.WARNING):
         signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    from runner.options.parts.pipeline.processes import connect_message_store, run_stages  # imports torch
+    from runner.options.parts.pipeline.processes import (  # imports torch
+        connect_message_store,
+        run_parts_until_pipeline_end,
+    )
 
-    return run_stages(config, rank, connect_message_store(port))
+    return run_parts_until_pipeline_end(config, rank, connect_message_store(port))
 
 
 if __name__ == "__main__":

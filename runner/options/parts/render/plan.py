@@ -44,7 +44,7 @@ def format_part_plan_table(parts: list[PlannedPart]) -> list[str]:
     ]
 
 
-def draw_plan_svg(parts: list[PlannedPart], title: str) -> str:
+def draw_planned_parts_svg(parts: list[PlannedPart], title: str) -> str:
     """Draw an SVG with one stacked bar per planned part. Bar lengths are proportional to bytes."""
     largest = max(1, *(part.nbytes for part in parts))
     kinds = [kind for kind in COLOURS if any(kind in part.sections for part in parts)]

@@ -10,7 +10,7 @@ from runner.options.parts.sharding.part_checks import (
     CheckedPart,
     check_part,
     find_damaged_auxiliary_files,
-    read_source_headers,
+    read_source_safetensors_headers,
 )
 from runner.options.parts.sharding.split_writer import ByteMeter, OpenProgress
 from runner.options.parts.sharding.zstd_archive import ProgressCallback
@@ -69,7 +69,7 @@ def find_tensor_problems(manifest: Manifest, checked_parts: list[CheckedPart]) -
     return (
         problems
         + _compare_part_headers_with_source(manifest, parts_of)
-        + _find_wrong_totals(manifest, checked_parts, parts_of)
+        + _find_wrong_manifest_totals(manifest, checked_parts, parts_of)
     )
 
 
@@ -117,7 +117,7 @@ def _compare_part_headers_with_source(
     manifest: Manifest, parts_by_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     try:
-        files = read_source_headers(manifest)
+        files = read_source_safetensors_headers(manifest)
     except (DataError, OSError) as error:
         return [note("unreadable", error=str(error))]
     known = {name: listed.file for listed in manifest.files for name in listed.tensors or ()}
@@ -136,7 +136,7 @@ def _compare_part_headers_with_source(
     return problems + (_find_foreign_tensors(parts_by_tensor, known) if known else [])
 
 
-def _find_wrong_totals(
+def _find_wrong_manifest_totals(
     manifest: Manifest, checked_parts: list[CheckedPart], parts_by_tensor: dict[str, list[CheckedPart]]
 ) -> list[Note]:
     stored = [tensor for part in checked_parts for tensor in part.tensors.values()]

@@ -47,7 +47,7 @@ def group_tensors_into_layout(checkpoint: Checkpoint) -> ModelLayout:
     count, key = _read_num_layers(checkpoint)
     groups: dict[str, dict[int, list[TensorLocation]]] = {}
     for tensor in checkpoint.tensors:
-        for prefix, index in _iterate_numbered_prefixes(tensor.name):
+        for prefix, index in _split_tensor_name_at_numbers(tensor.name):
             groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
     covering = {
         prefix: group for prefix, group in groups.items() if all(index in group for index in range(count))
@@ -106,7 +106,7 @@ def _get_config_value(config: dict[str, Any], key: str, default: Any) -> Any:
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
 
-def _iterate_numbered_prefixes(tensor_name: str) -> Iterator[tuple[str, int]]:
+def _split_tensor_name_at_numbers(tensor_name: str) -> Iterator[tuple[str, int]]:
     """Yield pairs (prefix, number) for each number in a tensor name: (model.layers, 3) for
     model.layers.3.weight.
     """

@@ -277,7 +277,7 @@ class _ManifestReader(JsonFieldReader):
             headers=self.read_files("headers", values.get("headers")),
             companions=self.read_files("companions", values.get("companions")),
             prefix=self.read_text("layers.prefix", layers.get("prefix")),
-            num_layers=self.read_count("layers.count", layers.get("count")),
+            num_layers=self.read_non_negative_integer("layers.count", layers.get("count")),
             contiguous=self.read_choice("contiguous", values.get("contiguous"), (True, False)) is True,
             holders={key: self.read_counts(key, values.get(key)) for key in ("embedding", "norm", "head")},
             tied=dict(
@@ -289,7 +289,7 @@ class _ManifestReader(JsonFieldReader):
             ),
             totals=Totals(
                 **{
-                    key: self.read_count(f"totals.{key}", totals.get(key))
+                    key: self.read_non_negative_integer(f"totals.{key}", totals.get(key))
                     for key in Totals.__dataclass_fields__
                 }
             ),
@@ -310,20 +310,20 @@ class _ManifestReader(JsonFieldReader):
         if not is_plain_file_name(partition):
             self.raise_error(f"{key}.partition", "a bare file name", partition)
         if is_archived:
-            nbytes = self.read_count(f"{key}.raw_bytes", values.get("raw_bytes"))
+            nbytes = self.read_non_negative_integer(f"{key}.raw_bytes", values.get("raw_bytes"))
             digest = self.read_digest(f"{key}.raw_digest", values.get("raw_digest"))
             raw = ListedFile(stored.file.removesuffix(".zst"), nbytes, digest)
             frames = self.read_counts(f"{key}.frames", values.get("frames"))
         return PartEntry(
-            part_id=self.read_count(f"{key}.part_id", values.get("part_id")),
+            part_id=self.read_non_negative_integer(f"{key}.part_id", values.get("part_id")),
             stored=stored,
             raw=raw,
             frames=frames,
             partition=str(partition),
             partition_sha256=self.read_text(f"{key}.partition_sha256", values.get("partition_sha256")),
             layers=self.read_range(f"{key}.layers", values.get("layers")),
-            tensors=self.read_count(f"{key}.tensors", values.get("tensors")),
-            params=self.read_count(f"{key}.params", values.get("params")),
+            tensors=self.read_non_negative_integer(f"{key}.tensors", values.get("tensors")),
+            params=self.read_non_negative_integer(f"{key}.params", values.get("params")),
         )
 
     def parse_tied_tensor(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

@@ -274,7 +274,9 @@ def _compare_inline_numbers_with_tensors(
         if layer.name in checked_part.tensors and isinstance(layer.parameters, InlineNumbers):
             tensor = checked_part.tensors[layer.name]
             stored = partition_file.read_tensor_values(tensor, read_range(tensor.offset, tensor.nbytes))
-            listed = np.concatenate([*partition_file.iterate_inline_numbers(partition, layer), np.zeros(0)])
+            listed = np.concatenate(
+                [*partition_file.iterate_json_weight_chunks(partition, layer), np.zeros(0)]
+            )
             differ = np.flatnonzero(listed != stored.astype("<f8"))
             if len(differ):
                 problems.append(
@@ -309,7 +311,7 @@ def find_damaged_auxiliary_files(manifest: Manifest, check_level: str) -> dict[s
     return problems
 
 
-def read_source_headers(manifest: Manifest) -> list[WeightFile]:
+def read_source_safetensors_headers(manifest: Manifest) -> list[WeightFile]:
     """Return the original headers of the source checkpoint's safetensors files."""
     files = []
     for listed, header in zip(manifest.files, manifest.headers, strict=False):

@@ -123,7 +123,9 @@ def read_partition(path: Path) -> Partition:
         fields.raise_error(
             "parameters_format", f"the format of the layers' parameters, {' and '.join(sorted(forms))},", form
         )
-    part_id, listed = (fields.read_count(key, values.get(key)) for key in ("part_id", "total_params"))
+    part_id, listed = (
+        fields.read_non_negative_integer(key, values.get(key)) for key in ("part_id", "total_params")
+    )
     if (total := sum(layer.num_params for layer in layers)) != listed:
         fields.raise_error("total_params", f"{total}, as the shapes say,", listed)
     if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
@@ -152,8 +154,8 @@ def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorRe
         file=fields.read_text(f"{key}.file", values.get("file")),
         tensor=fields.read_text(f"{key}.tensor", values.get("tensor")),
         dtype=fields.read_text(f"{key}.dtype", values.get("dtype")),
-        offset=fields.read_count(f"{key}.offset", values.get("offset")),
-        nbytes=fields.read_count(f"{key}.nbytes", values.get("nbytes")),
+        offset=fields.read_non_negative_integer(f"{key}.offset", values.get("offset")),
+        nbytes=fields.read_non_negative_integer(f"{key}.nbytes", values.get("nbytes")),
         digest=fields.read_digest(f"{key}.digest", values.get("digest")),
     )
 
@@ -256,10 +258,10 @@ def read_tensor_values(tensor: TensorLocation, chunks: Iterable[bytes | memoryvi
             value="true",
             code="unsupported",
         )
-    return decode_values(tensor.dtype, b"".join(map(bytes, chunks)))
+    return decode_tensor_values(tensor.dtype, b"".join(map(bytes, chunks)))
 
 
-def decode_values(dtype: str, data: bytes) -> Numbers:
+def decode_tensor_values(dtype: str, data: bytes) -> Numbers:
     """Decode bytes of a dtype to numbers."""
     import numpy as np
 
@@ -274,7 +276,7 @@ def decode_values(dtype: str, data: bytes) -> Numbers:
     return numbers
 
 
-def iterate_inline_numbers(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
+def iterate_json_weight_chunks(partition: Partition, layer: PartitionLayer) -> Iterator[Numbers]:
     """Yield the weights in a layer's JSON list as float64 arrays, in chunks."""
     assert isinstance(layer.parameters, InlineNumbers)
     where = f"{partition.path}: parameters of {layer.name}"

@@ -9,7 +9,7 @@ from functools import partial
 
 from runner.options.parts.sharding.completeness import group_parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
-from runner.options.parts.sharding.part_checks import CheckedPart, read_source_headers
+from runner.options.parts.sharding.part_checks import CheckedPart, read_source_safetensors_headers
 from runner.options.parts.sharding.split_writer import FileTarget, make_copy_target
 from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import DataError, JobFailed
@@ -29,7 +29,7 @@ def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) 
         for listed in manifest.companions
     ]
     if manifest.source_format != "bin":
-        for listed, file in zip(manifest.files, read_source_headers(manifest), strict=True):
+        for listed, file in zip(manifest.files, read_source_safetensors_headers(manifest), strict=True):
             tensors = [part_of[tensor.name].tensors[tensor.name] for tensor in file.tensors]
             made.append(_make_safetensors_target(listed.file, file.header, tensors, part_of, listed.digest))
         return made

@@ -132,9 +132,9 @@ def write_missing_split_parts(
     sync_to_disk: bool = False,
 ) -> WriteResult:
     """Write the planned parts of a split into a folder. Existing intact parts are kept."""
-    state = plan.source_state
+    state = plan.source_checkpoint_state
     earlier = unchanged.read_earlier_manifest(folder)
-    unchanged.require_same_split(folder, earlier, plan, state)
+    unchanged.require_same_split_in_folder(folder, earlier, plan, state)
     stored = sum(part.nbytes for part in plan.parts)
     with progress(2 * stored if compare_mode is CompareMode.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged_parts(folder, earlier, plan, state, compare_mode, ByteMeter(bar))
@@ -276,7 +276,10 @@ def _make_manifest_entry(target: FileTarget) -> dict[str, Any]:
 
 
 def _build_source_file_entries(
-    plan: SplitPlan, earlier_manifest: dict[str, Any], source_state: dict[str, Any], progress: OpenProgress
+    plan: SplitPlan,
+    earlier_manifest: dict[str, Any],
+    source_checkpoint_state: dict[str, Any],
+    progress: OpenProgress,
 ) -> list[dict[str, Any]]:
     """Return the manifest entries that describe the source checkpoint's files.
 
@@ -291,7 +294,9 @@ def _build_source_file_entries(
             source_file.get("file"): source_file.get("digest") for source_file in source.get("files", [])
         }
         same = [
-            name for name, now in source_state["files"].items() if states.get(name) == now and known.get(name)
+            name
+            for name, now in source_checkpoint_state["files"].items()
+            if states.get(name) == now and known.get(name)
         ]
         digests = {name: known[name] for name in same}
         todo = [file for file in files if file.path.name not in digests]

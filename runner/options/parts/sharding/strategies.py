@@ -60,7 +60,7 @@ def make_plan_table(parts: list[PlannedPart]) -> list[dict[str, Any]]:
     ]
 
 
-def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
+def plan_checkpoint_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     """Assign a model's tensors to parts. Raises ConfigError if the requested split is impossible."""
     if task.strategy is SplitStrategy.by_type:
         return _make_parts_by_tensor_type(layout)
@@ -87,7 +87,9 @@ def plan_parts(layout: ModelLayout, task: SplitConfig) -> list[PlannedPart]:
     ]
     return _make_contiguous_parts(
         layout,
-        find_proportional_cuts(costs, task.ratios) if task.ratios else find_balanced_cuts(costs, num_parts),
+        find_proportional_layer_cuts(costs, task.ratios)
+        if task.ratios
+        else find_balanced_layer_cuts(costs, num_parts),
     )
 
 
@@ -102,7 +104,7 @@ def _make_contiguous_parts(layout: ModelLayout, layer_cuts: list[int]) -> list[P
             sections = {"embedding": layout.first} | sections
         if end == count:
             sections |= {"norm": layout.norm, "head": layout.head, "tied head": copied_head}
-        parts.append(_plan_part(part_id, (begin, end - 1), sections, also))
+        parts.append(_plan_checkpoint_part(part_id, (begin, end - 1), sections, also))
     return parts
 
 
@@ -117,11 +119,11 @@ def _make_parts_by_tensor_type(layout: ModelLayout) -> list[PlannedPart]:
     for kind, tensors in groups.items():
         if tensors:
             also = ["tied head"] if any(tensor.name in tied for tensor in tensors) else []
-            parts.append(_plan_part(len(parts), None, {kind: tensors}, also))
+            parts.append(_plan_checkpoint_part(len(parts), None, {kind: tensors}, also))
     return parts
 
 
-def _plan_part(
+def _plan_checkpoint_part(
     part_id: int,
     layers: tuple[int, int] | None,
     sections: dict[str, list[TensorLocation]],
@@ -169,7 +171,7 @@ def _describe_layers(first: int, last: int) -> str:
     return f"layer {first} is" if first == last else f"layers {first}-{last} are"
 
 
-def find_balanced_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
+def find_balanced_layer_cuts(layer_costs: list[int], num_parts: int) -> list[int]:
     """Cut the layers into ranges so that the most expensive range is as cheap as possible. Returns the
     cut positions.
     """
@@ -198,7 +200,7 @@ def _can_partition(layer_costs: list[int], num_parts: int, max_cost: int) -> boo
     return runs <= num_parts
 
 
-def find_proportional_cuts(layer_costs: list[int], ratios: list[float]) -> list[int]:
+def find_proportional_layer_cuts(layer_costs: list[int], ratios: list[float]) -> list[int]:
     """Cut the layers into ranges whose costs are proportional to the given ratios. Returns the cut positions.
 
     Minimizes the largest cost/ratio of any part. Uses dynamic programming, because a greedy
@@ -235,7 +237,7 @@ def assign_parts_to_processes(manifest: Manifest, num_processes: int) -> list[in
             value=num_processes,
             code="too_large",
         )
-    return find_balanced_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
+    return find_balanced_layer_cuts([part.raw.nbytes for part in manifest.parts], num_processes)
 
 
 def describe_assigned_parts(manifest: Manifest, num_processes: int, rank: int) -> str:

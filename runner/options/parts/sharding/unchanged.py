@@ -50,7 +50,7 @@ class SplitPlan:
     inline: bool = False  # numbers in the JSON instead of references
 
     @property
-    def source_state(self) -> dict[str, Any]:
+    def source_checkpoint_state(self) -> dict[str, Any]:
         """State of the source checkpoint's files, as recorded in the manifest.
 
         Contains a hash of all tensor shapes, and size, modification time and inode of each file.
@@ -68,14 +68,14 @@ class SplitPlan:
             metadata |= file.metadata
         return file_io.build_safetensors_header(part.tensors, metadata)
 
-    def hash_part_inputs(self, part: PlannedPart, source_state: dict[str, Any]) -> str:
+    def hash_part_inputs(self, part: PlannedPart, source_checkpoint_state: dict[str, Any]) -> str:
         """Hash everything that determines a part's content. A part with another hash must be written again.
 
         Hashes the source files, the tensors' byte ranges and the header.
         """
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
         files = {
-            name: source_state["files"][name]
+            name: source_checkpoint_state["files"][name]
             for name in sorted({tensor.file.name for tensor in part.tensors})
         }
         form = [self.checksums, self.inline, hashlib.sha256(self.build_part_header(part)).hexdigest()]
@@ -123,8 +123,8 @@ def read_earlier_manifest(folder: Path) -> dict[str, Any]:
     )
 
 
-def require_same_split(
-    folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, source_state: dict[str, Any]
+def require_same_split_in_folder(
+    folder: Path, earlier_manifest: dict[str, Any], plan: SplitPlan, source_checkpoint_state: dict[str, Any]
 ) -> None:
     """Raise ConfigError if a folder contains a split that differs from the planned split."""
     if not earlier_manifest:
@@ -144,9 +144,9 @@ def require_same_split(
         for key, (there, here) in pairs.items()
         if there != here
     ]
-    if not why and earlier_state.get("place") != source_state["place"]:
+    if not why and earlier_state.get("place") != source_checkpoint_state["place"]:
         why = [f"the source checkpoint {plan.name} was read from another folder"]
-    if not why and earlier_state.get("tensors") != source_state["tensors"]:
+    if not why and earlier_state.get("tensors") != source_checkpoint_state["tensors"]:
         why = ["the source had other tensors"]
     if why:
         raise ConfigError(
@@ -175,7 +175,7 @@ def find_unchanged_parts(
     folder: Path,
     earlier_manifest: dict[str, Any],
     plan: SplitPlan,
-    source_state: dict[str, Any],
+    source_checkpoint_state: dict[str, Any],
     compare_mode: CompareMode,
     report_progress: ProgressCallback,
 ) -> dict[int, dict[str, Any]]:
@@ -187,7 +187,7 @@ def find_unchanged_parts(
     }
     kept = {}
     for part in plan.parts:
-        entry, key = entries.get(part.part_id), plan.hash_part_inputs(part, source_state)
+        entry, key = entries.get(part.part_id), plan.hash_part_inputs(part, source_checkpoint_state)
         path, partition = folder / part_file_name(part.part_id), folder / partition_file_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
@@ -225,10 +225,10 @@ def _part_file_matches_source(
     return file_io.hash_file(path, plan.checksums, report_progress) == wanted
 
 
-def require_unmodified_source(files: Iterable[WeightFile], source_state: dict[str, Any]) -> None:
+def require_unmodified_source(files: Iterable[WeightFile], source_checkpoint_state: dict[str, Any]) -> None:
     """Raise DataError if a file of the source has changed since the split began."""
     for file in files:
-        known = source_state["files"][file.path.name]
+        known = source_checkpoint_state["files"][file.path.name]
         if any(known[key] != value for key, value in read_file_size_and_mtime(file.path).items()):
             raise DataError(
                 f"{file.path} changed during the split. Run the same command again", code="changed"

@@ -47,9 +47,9 @@ def get_zstd_codec() -> Any:
 def compress_frames(chunks: Iterator[bytes | memoryview], frame_sizes: list[int]) -> Iterator[bytes]:
     """Compress a file and yield its zstd frames. Appends each frame's length to `frame_sizes`."""
     zstd = get_zstd_codec()
-    with ThreadPoolExecutor(machine.available_cores()) as pool:
+    with ThreadPoolExecutor(machine.count_available_cpu_cores()) as pool:
         blocks = _split_into_frames(chunks)
-        while batch := list(itertools.islice(blocks, 2 * machine.available_cores())):
+        while batch := list(itertools.islice(blocks, 2 * machine.count_available_cpu_cores())):
             for frame in pool.map(lambda block: zstd.compress(block, asbytes=True), batch):
                 frame_sizes.append(len(frame))
                 yield frame

@@ -83,7 +83,7 @@ def run(inputs: ArchiveInputs, context: TaskContext) -> Result:
     values = load_json_object(manifest.folder / MANIFEST)
     values["archive"] = None if manifest.archive else inputs.task.archive.value
     unfinished = values | {MADE_FROM: inputs.hashes["manifest"]}
-    done = _find_finished_parts(folder, inputs.hashes["manifest"])
+    done = _find_already_archived_parts(folder, inputs.hashes["manifest"])
     require_all_tensors_in_parts(manifest, recorder.create_progress_bar)
     todo = [part for part in manifest.parts if part.part_id not in done]
     # random weights do not get smaller
@@ -132,7 +132,7 @@ def _table_row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find_finished_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
+def _find_already_archived_parts(folder: Path, manifest_sha256: str) -> dict[int, dict[str, Any]]:
     """Return the manifest entries of parts that an interrupted run wrote. Raises ConfigError if the
     folder has other files.
     """

@@ -17,7 +17,7 @@ from runner.options.parts.json_splits import (
     JsonSplitConverter,
     get_safetensors_dtype_name,
     is_json_split_checkpoint,
-    read_json_split,
+    read_json_partitions,
 )
 from runner.options.parts.keys import MergeConfig
 from runner.options.parts.render.notes import NOTES
@@ -50,7 +50,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     task = typed_task_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
     if is_json_split_checkpoint(folder):
-        partitions = read_json_split(folder)
+        partitions = read_json_partitions(folder)
         kind = None if task.dtype is Dtype.auto else get_safetensors_dtype_name(task.dtype.value)
         hashes = {partition.path.name: file_io.hash_file_sha256(partition.path) for partition in partitions}
         return MergeInputs(hashes, task, JsonSplitConverter(folder, partitions, kind))

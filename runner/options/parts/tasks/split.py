@@ -30,7 +30,7 @@ from runner.options.parts.sharding import split_writer
 from runner.options.parts.sharding.layout import group_tensors_into_layout
 from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import check_inline_size
-from runner.options.parts.sharding.strategies import make_plan_table, plan_parts
+from runner.options.parts.sharding.strategies import make_plan_table, plan_checkpoint_parts
 from runner.options.parts.sharding.unchanged import SplitPlan, hash_json, read_file_size_and_mtime
 from runner.records.artifacts import record_file_states
 from runner.records.jobs import Job
@@ -77,7 +77,7 @@ def prepare(config: RunnerConfig) -> SplitInputs:
     if (model := to_local_model_config(config.model)).random_weights:
         return SplitInputs({"source": random_weights.hash_preset(model)}, plan)
     companions = {path.name: read_file_size_and_mtime(path) for path in plan.checkpoint.companions}
-    return SplitInputs({"source": hash_json([plan.source_state["files"], companions])}, plan)
+    return SplitInputs({"source": hash_json([plan.source_checkpoint_state["files"], companions])}, plan)
 
 
 def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
@@ -107,7 +107,7 @@ def run(inputs: SplitInputs, context: TaskContext) -> Result:
         notes=[render_note(each, NOTES) for each in _make_split_plan_notes(plan)],
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
-    write_text_atomically(recorder.folder / PICTURE, plan_text.draw_plan_svg(plan.parts, title))
+    write_text_atomically(recorder.folder / PICTURE, plan_text.draw_planned_parts_svg(plan.parts, title))
     if task.explain is ExplainTarget.vllm:
         # the name under which vLLM finds the model: its hub id, else its folder
         name = config.model.name if plan.place is None else str(plan.checkpoint.folder)
@@ -200,7 +200,7 @@ def _plan_checkpoint_split(config: RunnerConfig, may_write: bool = True) -> Spli
     return SplitPlan(
         checkpoint,
         layout,
-        plan_parts(layout, task),
+        plan_checkpoint_parts(layout, task),
         {"name": task.strategy.value, **settings},
         task.checksums.value,
         # without the path on this machine, which is private

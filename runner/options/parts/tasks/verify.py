@@ -56,7 +56,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
     stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[Note](), 0
 
-    def add_table_row(
+    def add_file_check_row(
         file_name: str, file_problems: list[Note], checked_content: str, part_label: str = "-"
     ) -> None:
         problems.extend(file_problems)
@@ -71,18 +71,18 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
             checked.append(part)
             what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
             what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
-            add_table_row(entry.stored.file, part.problems, what, str(entry.part_id))
+            add_file_check_row(entry.stored.file, part.problems, what, str(entry.part_id))
             rows[-1] |= _read_speed_metrics(part.nbytes, part.seconds)
             nbytes += part.nbytes
         for folder, file_problems in find_damaged_auxiliary_files(manifest, task.level).items():
             count = len(manifest.non_part_files[folder])
-            add_table_row(
+            add_file_check_row(
                 f"{folder}/",
                 file_problems,
                 f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}",
             )
         coverage = find_tensor_problems(manifest, checked)
-        add_table_row(
+        add_file_check_row(
             MANIFEST, coverage, f"coverage of {manifest.totals.tensors} tensors, tied tensors, totals"
         )
         if checkpoint is not None:
@@ -90,7 +90,7 @@ def run(inputs: VerifyInputs, context: TaskContext) -> Result:
             began = time.perf_counter()
             differences = find_differences_from_source(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
-            add_table_row(f"source {checkpoint.folder.name}", differences, what)
+            add_file_check_row(f"source {checkpoint.folder.name}", differences, what)
             rows[-1] |= _read_speed_metrics(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started

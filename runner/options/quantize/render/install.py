@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.options.quantize.keys import QuantizeConfig
 
 
-def format_install_instructions(task: QuantizeConfig) -> str:
+def format_quantizer_install_instructions(task: QuantizeConfig) -> str:
     """Return the commands that install a recipe's quantizer package."""
     maker, here = task.recipe_properties.maker, f".makers/{task.recipe_properties.maker.name}"
     lines = [f"run `make makers RECIPE={task.recipe.value}` in a clone of the runner's repository"]

@@ -49,7 +49,7 @@ def build_server_options(resolved: ResolvedJob) -> list[str]:
         "--parallel",
         str(model.parallel),
         "--threads",
-        str(model.threads or machine.available_cores()),
+        str(model.threads or machine.count_available_cpu_cores()),
     ]
     for option, kind in (("--cache-type-k", model.kv_keys), ("--cache-type-v", model.kv_values)):
         options += [] if kind is KvType.f16 else [option, kind.value]

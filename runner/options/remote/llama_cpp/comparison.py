@@ -83,14 +83,14 @@ def load_reference_results(resolved: ResolvedJob) -> ReferenceResults:
     model = as_llama_cpp_config(resolved.config.model)
     if not model.compare:
         return ReferenceResults(missing="model.compare=false")
-    file = _get_cache_file(resolved)
+    file = _get_reference_results_cache_file(resolved)
     found = user_cache.read_cache_file(file).get("reference") if file is not None else None
     if found is None:
         announce(
             "computing reference results for llama.cpp with the runner's engine "
             "(model.compare=false skips the comparison)"
         )
-        found = _compute_reference_in_subprocess(resolved)
+        found = _compute_reference_results_in_subprocess(resolved)
         if file is not None and "missing" not in found:  # with more memory it may say more
             user_cache.write_cache_file(file, {"reference": found})
     return ReferenceResults(**found)
@@ -129,7 +129,7 @@ def _require_same_server_tokenization(
                     f"the server tokenizes {text[:60]!r} as {_format_differing_tokens(other, own)}, but the "
                     f"runner's engine as {_format_differing_tokens(own, other)}{hint}"
                 ),
-                _list_flag_overrides_with_prefix(resolved, "--override-kv"),
+                _list_overrides_for_prefixed_flags(resolved, "--override-kv"),
             )
     return len(all_texts)
 
@@ -153,7 +153,7 @@ def _compare_rendered_chats(resolved: ResolvedJob, reference: ReferenceResults, 
                     f"the server renders a chat as {_quote_first_difference(text, own['text'])}, but the file's "
                     f"template renders it as {_quote_first_difference(own['text'], text)}"
                 ),
-                _list_flag_overrides_with_prefix(resolved, "--chat-template", "--no-jinja"),
+                _list_overrides_for_prefixed_flags(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
     return compared
@@ -193,7 +193,9 @@ def _pair_server_and_reference_scores(
     The positions of a text are scored in order, because the server caches the prefix.
     """
 
-    def compare_text_scores(ids: list[int], reference_scores: dict[str, Any]) -> list[TokenComparison]:
+    def compare_token_logprobs_with_reference(
+        ids: list[int], reference_scores: dict[str, Any]
+    ) -> list[TokenComparison]:
         found = []
         for at in comparison_texts.choose_scored_positions(len(ids)):
             told = _fetch_forced_token(server, ids[:at], ids[at])
@@ -203,7 +205,11 @@ def _pair_server_and_reference_scores(
 
     with ThreadPoolExecutor(model.parallel) as pool:
         pairs = zip(reference.tokens, reference.scores, strict=False)  # the first texts are scored
-        return [each for found in pool.map(compare_text_scores, *zip(*pairs, strict=True)) for each in found]
+        return [
+            each
+            for found in pool.map(compare_token_logprobs_with_reference, *zip(*pairs, strict=True))
+            for each in found
+        ]
 
 
 def _fetch_forced_token(server: StartedServer, prefix: Sequence[int], token: int) -> ForcedToken:
@@ -247,7 +253,7 @@ def _format_flags_with_prefix(flags: Sequence[str], prefixes: tuple[str, ...]) -
     return f"[{','.join(shown)}]"
 
 
-def _list_flag_overrides_with_prefix(resolved: ResolvedJob, *prefixes: str) -> list[str]:
+def _list_overrides_for_prefixed_flags(resolved: ResolvedJob, *prefixes: str) -> list[str]:
     flags = as_llama_cpp_config(resolved.config.model).flags
     is_given = any(flag.startswith(prefixes) for flag in flags)
     return [f"model.flags={_format_flags_with_prefix(flags, prefixes)}"] if is_given else []
@@ -305,7 +311,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-def _get_cache_file(resolved: ResolvedJob) -> Path | None:
+def _get_reference_results_cache_file(resolved: ResolvedJob) -> Path | None:
     content, versions = resolved.model.files.hashes.get("model"), machine.library_versions()
     kwargs = as_llama_cpp_config(resolved.config.model).chat_template_kwargs
     libraries = [versions["torch"], versions["transformers"]]
@@ -321,7 +327,7 @@ def _get_cache_file(resolved: ResolvedJob) -> Path | None:
     return None if content is None else user_cache.get_cache_file("scores", key)
 
 
-def _compute_reference_in_subprocess(resolved: ResolvedJob) -> dict[str, Any]:
+def _compute_reference_results_in_subprocess(resolved: ResolvedJob) -> dict[str, Any]:
     model = as_llama_cpp_config(resolved.config.model)
     order = {"file": str(resolved.model.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:

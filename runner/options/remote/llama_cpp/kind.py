@@ -83,7 +83,7 @@ class LlamaCpp(KindWithTokenizer):
         model = as_llama_cpp_config(resolved.config.model)
         gpus = len(machine.visible_gpu_models()) if find_llama_cpp_program(model).devices else 0
         needed = _weight_mib(resolved) + (_estimate_kv_cache_mib(resolved) or 0.0)
-        return ResourceNeed(needed, model.threads or machine.available_cores(), gpus)
+        return ResourceNeed(needed, model.threads or machine.count_available_cpu_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
         """Return the context length of the model file and that of the server."""

@@ -115,7 +115,7 @@ def _probe_llama_server(name: str, key: str, value: object) -> LlamaCppProgram:
             code="not_found",
         )
     label = key if value is NOT_GIVEN else f"{key}={value}"
-    said = _read_flag_output(path, label, "--version")
+    said = _run_program_with_flag(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
@@ -125,14 +125,14 @@ def _probe_llama_server(name: str, key: str, value: object) -> LlamaCppProgram:
             code="unsupported",
         )
     version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
-    listed = _read_flag_output(path, label, "--list-devices").partition("devices:")[2]
+    listed = _run_program_with_flag(path, label, "--list-devices").partition("devices:")[2]
     devices = re.findall(r"^\s+(\w+: [^(\n]+?)\s*(?:\(|$)", listed, re.M)
-    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _read_flag_output(path, label, "--help"))
+    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _run_program_with_flag(path, label, "--help"))
     return LlamaCppProgram((path,), version, tuple(devices), frozenset(words))
 
 
 @cache
-def _read_flag_output(path: str, label: str, flag: str) -> str:
+def _run_program_with_flag(path: str, label: str, flag: str) -> str:
     """Run a program with a single flag such as --version, and return its output."""
     try:
         done = subprocess.run(

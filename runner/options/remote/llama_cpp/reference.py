@@ -26,7 +26,7 @@ from runner_engine import (
 ROUNDED = {"bfloat16": Dtype.bfloat16}  # how a file's own numbers are rounded; others: to float16
 
 
-def make_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
+def make_reference_model_spec(request: dict[str, Any], dtype: Dtype, **of_blocks: bool) -> ModelSpec:
     kwargs = request["chat_template_kwargs"]
     model = LocalModelConfig(request["file"], device="cpu", dtype=dtype, chat_template_kwargs=kwargs)
     choice: Any = CHOICES["gguf"]
@@ -71,7 +71,7 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
 
 def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
     """Return the reference results as JSON values. `missing` explains why a result is absent."""
-    exact = make_model_spec(request, Dtype.float32)
+    exact = make_reference_model_spec(request, Dtype.float32)
     try:
         said = tokenize_test_texts_and_chats(exact)
     except RunnerError as error:
@@ -79,9 +79,11 @@ def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
     ids = said["tokens"][: comparison_texts.SCORED]
     try:
         files = resolve_model(exact).files
-        rounded = make_model_spec(request, Dtype.float32, int8_activations=True)
+        rounded = make_reference_model_spec(request, Dtype.float32, int8_activations=True)
         if not files.can_keep_gguf_blocks:
-            rounded = make_model_spec(request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16))
+            rounded = make_reference_model_spec(
+                request, ROUNDED.get(str(files.settings.get("dtype")), Dtype.float16)
+            )
         return said | {"scores": score_texts(exact, ids), "rounded": score_texts(rounded, ids)}
     except RunnerError as error:
         return said | {"missing": to_one_line(error)}

@@ -17,7 +17,9 @@ class ReferenceFailed(Exception):
 
 def run_reference_process(module_name: str, request: dict[str, Any]) -> Any:
     pipe = subprocess.PIPE
-    process = child_process.start_python("-m", module_name, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = child_process.start_python_child_process(
+        "-m", module_name, stdin=pipe, stdout=pipe, stderr=pipe
+    )
     try:
         out, err = process.communicate(json.dumps(request).encode(), REFERENCE_S)
     except BaseException:

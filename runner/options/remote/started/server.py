@@ -56,7 +56,7 @@ class StartedServer(ABC):
             self.url = f"http://{LOOPBACK}:{self.port}/v1"
             started_keys[self.url] = self.key
             self.log_from = self.log.stat().st_size if self.log.exists() else 0
-            self._keeper = self._start_supervisor()
+            self._keeper = self._start_server_supervisor()
             try:
                 self._wait_until_ready()
             except _PortTaken as taken:
@@ -151,7 +151,7 @@ class StartedServer(ABC):
                     code="busy",
                 ) from None
 
-    def _start_supervisor(self) -> subprocess.Popen[bytes]:
+    def _start_server_supervisor(self) -> subprocess.Popen[bytes]:
         order: dict[str, Any] = {
             "command": self.build_command(),
             "environment": self.variables(),
@@ -162,7 +162,7 @@ class StartedServer(ABC):
         with self.log.open("ab") as log:
             # in a session of its own: the terminal's Ctrl-C is for this process, which ends the
             # server
-            process = child_process.start_python(
+            process = child_process.start_python_child_process(
                 str(Path(server_supervisor.__file__)),
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -83,7 +83,7 @@ def find_vllm_environment(model: VllmConfig) -> VllmEnvironment:
     """
     python = _find_python(model)
     where = f"model.python={python}"
-    found = _probe_environment(python)
+    found = _probe_vllm_environment(python)
     if found is None:
         raise ConfigError(
             f"vLLM is missing in {where}. Run `{python} -m pip install vllm`, or use another Python. {HOW}",
@@ -117,7 +117,7 @@ def _find_python(model: VllmConfig) -> str:
         Path(sys.executable),
     ]
     for path in usual:
-        if path.is_file() and _probe_environment(str(path)) is not None:
+        if path.is_file() and _probe_vllm_environment(str(path)) is not None:
             return str(path)
     raise ConfigError(
         (
@@ -129,7 +129,7 @@ def _find_python(model: VllmConfig) -> str:
 
 
 @cache
-def _probe_environment(python_path: str) -> VllmEnvironment | None:
+def _probe_vllm_environment(python_path: str) -> VllmEnvironment | None:
     try:
         done = subprocess.run(
             [python_path, "-P", "-c", PROBE],

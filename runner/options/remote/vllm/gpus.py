@@ -10,7 +10,7 @@ from runner_base import visible_gpus
 INVARIANT_FROM = 9.0  # compute capability: what VLLM_BATCH_INVARIANT is made for
 
 
-def query_gpu_memory_mib() -> list[float]:
+def query_total_gpu_memory_mib() -> list[float]:
     """Return the total memory of each visible GPU in MiB, or an empty list if the driver reports none."""
     sizes, gpus = visible_gpus.query_nvidia_smi("memory.total"), visible_gpus.find_visible_gpus()
     return [sizes[gpu.uuid] for gpu in gpus] if all(gpu.uuid in sizes for gpu in gpus) else []

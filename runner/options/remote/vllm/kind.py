@@ -15,7 +15,7 @@ from runner.options.remote import api_kind as api
 from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, resolve_job_dtype
 from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import VllmEnvironment, find_vllm_environment
-from runner.options.remote.vllm.gpus import is_batch_invariance_enabled, query_gpu_memory_mib
+from runner.options.remote.vllm.gpus import is_batch_invariance_enabled, query_total_gpu_memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, as_vllm_config
 from runner.options.remote.vllm.render.notes import NOTES
 from runner_base import (
@@ -90,7 +90,7 @@ class Vllm(KindWithTokenizer):
             if find_vllm_environment(model).on_cpu
             else min(model.num_gpus, max(len(machine.visible_gpu_models()), 1))
         )
-        return ResourceNeed(_estimate_weight_mib(resolved), machine.available_cores(), gpus)
+        return ResourceNeed(_estimate_weight_mib(resolved), machine.count_available_cpu_cores(), gpus)
 
     def positions(self, resolved: ResolvedJob) -> PositionLimits:
         """Return the context lengths from config.json and from the server setting model.max_positions."""
@@ -145,7 +145,7 @@ def _estimate_weight_mib(resolved: ResolvedJob) -> float:
 def _make_memory_note(resolved: ResolvedJob, environment: VllmEnvironment) -> Note:
     """Return a note on the memory that vLLM will reserve. Raises ConfigError if the model does not fit."""
     model = as_vllm_config(resolved.config.model)
-    weights, gpus = _estimate_weight_mib(resolved), [] if environment.on_cpu else query_gpu_memory_mib()
+    weights, gpus = _estimate_weight_mib(resolved), [] if environment.on_cpu else query_total_gpu_memory_mib()
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_memory_mib()
         kv = (

@@ -66,14 +66,14 @@ def place_order(state: State, customer: str, product_id: str, quantity: int) -> 
 
 
 def cancel_order(state: State, order_id: str) -> None:
-    _end_order(state, order_id, OPEN, CANCELLED)
+    _end_order_and_restock(state, order_id, OPEN, CANCELLED)
 
 
 def return_order(state: State, order_id: str) -> None:
-    _end_order(state, order_id, SENT, RETURNED)
+    _end_order_and_restock(state, order_id, SENT, RETURNED)
 
 
-def _end_order(state: State, order_id: str, expected: str, status: str) -> None:
+def _end_order_and_restock(state: State, order_id: str, expected: str, status: str) -> None:
     if order_id not in state["orders"]:
         raise ToolError(f"there is no order {order_id}")
     order = state["orders"][order_id]

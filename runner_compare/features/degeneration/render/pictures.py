@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 from runner_base import Picture
 from runner_base.drawing import LINE
-from runner_compare.features.degeneration.compute import LoopStart, TableDegeneration, compute_loop_free_curve
+from runner_compare.features.degeneration.compute import (
+    LoopStart,
+    TableDegeneration,
+    compute_loop_free_survival_curve,
+)
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.labels import shorten_row_names
 from runner_compare.render.lines import COLOURS, LINES, MAX_LINES, add_line_legend, escape_mathtext
@@ -38,7 +42,7 @@ def draw_loop_free_curves(
     pane = figure.subplots()
     names = shorten_row_names(rows, keys, MAX_LETTERS) if keys else [""] * len(rows)
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
-        curve = compute_loop_free_curve(starts[row.run.run_id])
+        curve = compute_loop_free_survival_curve(starts[row.run.run_id])
         pane.step(
             [num_words for num_words, _ in curve],
             [100 * share for _, share in curve],

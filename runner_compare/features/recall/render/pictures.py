@@ -64,9 +64,7 @@ def create_recall_pictures(plot_data: Sequence[RecallPlotData], subject: str = "
     return pictures
 
 
-def convert_findings_to_plot_data(
-    findings: RecallFindings, name: str, is_baseline: bool = False
-) -> RecallPlotData:
+def build_recall_plot_data(findings: RecallFindings, name: str, is_baseline: bool = False) -> RecallPlotData:
     lengths = findings.length_recalls
     cells = [[findings.recall_at(length.length, depth) for length in lengths] for depth in findings.depths]
     found = findings.effective_length
@@ -206,7 +204,7 @@ def create_recall_pictures_per_row(
     """Return the recall plots of table rows. Empty if only one length was tested."""
     names = shorten_row_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
-        convert_findings_to_plot_data(findings, name, row.is_baseline)
+        build_recall_plot_data(findings, name, row.is_baseline)
         for (row, findings), name in zip(rows, names, strict=True)
     ]
     return create_recall_pictures(drawn)

@@ -30,7 +30,7 @@ def format_reached(effective_length: EffectiveLength | None) -> str:
     return ABSENT if effective_length is None else f"{effective_length.at_least:,}"
 
 
-def format_first_lost_length(effective_length: EffectiveLength | None) -> str:
+def format_shortest_length_losing_recall(effective_length: EffectiveLength | None) -> str:
     """Format the shortest text length with a significant recall loss, for a table cell."""
     if effective_length is None:
         return ABSENT
@@ -96,7 +96,7 @@ def format_effective_context_length_sentence(findings: RecallFindings) -> str:
 
 
 def _format_needed_units(findings: RecallFindings) -> str:
-    needed = format_rounded_count(findings.needed_units_per_length)
+    needed = format_rounded_count(findings.units_needed_per_context_length)
     units = (
         "texts per length (task.num_texts)" if findings.is_clustered_by_haystack else "questions per length"
     )
@@ -181,7 +181,7 @@ def build_effective_length_rows(findings: RecallFindings) -> list[dict[str, Any]
     """Return a table of effective context lengths by kind of question; [] if there is only one kind."""
     lengths = [length.length for length in findings.length_recalls]
     rows = []
-    for kind, found in findings.effective_length_by_kind.items():
+    for kind, found in findings.effective_length_by_question_kind.items():
         row: dict[str, Any] = {
             "kind": kind,
             "reaches": found and found.at_least,
@@ -201,7 +201,7 @@ def recall_record(findings: RecallFindings) -> dict[str, Any]:
         "effective_length": build_effective_length_record(findings.effective_length),
         "kinds": {
             kind: build_effective_length_record(found)
-            for kind, found in findings.effective_length_by_kind.items()
+            for kind, found in findings.effective_length_by_question_kind.items()
         },
         "lengths": [
             {

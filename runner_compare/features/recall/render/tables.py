@@ -6,7 +6,7 @@ from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.features.recall.compute import (
     OPTION,
     TableRecall,
-    group_recall_tests_by_error_rate,
+    list_recall_error_families,
     list_recall_rows,
     table_margin,
 )
@@ -16,10 +16,10 @@ from runner_compare.features.recall.render.recall_text import (
     format_cell,
     format_depth_recall_loss_sentences,
     format_effective_context_length_sentence,
-    format_first_lost_length,
     format_percent,
     format_reached,
     format_short_depth_recall_loss_sentences,
+    format_shortest_length_losing_recall,
 )
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.columns import build_row_name_columns_for
@@ -39,7 +39,7 @@ BY_DEPTH = "recall by length and depth, %"
 
 def build_recall_tables(table: Table) -> dict[str, list[Column]]:
     compared = table.get_section_data(TableRecall).compared
-    shown = {effective_length_title(table_margin(table)): build_recall_length_columns(table)}
+    shown = {format_effective_length_title(table_margin(table)): build_recall_length_columns(table)}
     if lines := build_depth_columns(table):
         shown[BY_DEPTH] = lines
     if compared:
@@ -52,7 +52,7 @@ def build_recall_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def short_recall_tables(table: Table) -> dict[str, list[Column]]:
-    return {effective_length_title(table_margin(table)): build_recall_length_columns(table)}
+    return {format_effective_length_title(table_margin(table)): build_recall_length_columns(table)}
 
 
 def format_short_recall_sentences(table: Table) -> list[str]:
@@ -79,7 +79,7 @@ def format_short_recall_sentences(table: Table) -> list[str]:
     ]
 
 
-def effective_length_title(margin: float, by_kind: bool = False) -> str:
+def format_effective_length_title(margin: float, by_kind: bool = False) -> str:
     condition = f"recall within {format_margin_points(margin)} of the shortest text's"
     kinds = " by kind of question" * by_kind
     return f"effective length in tokens{kinds} ({condition}); recall in % by length"
@@ -97,7 +97,7 @@ def build_recall_length_columns(table: Table) -> list[Column]:
         ),
         Column(
             "effective\nlength <",
-            [format_first_lost_length(of_row.effective_length) for of_row in findings],
+            [format_shortest_length_losing_recall(of_row.effective_length) for of_row in findings],
             use=ColumnUse.result,
         ),
     ]
@@ -149,10 +149,10 @@ def format_recall_sentences(table: Table) -> list[str]:
                 for text in format_depth_recall_loss_sentences(findings)
             ]
         ),
-        *format_longest_effective_length_sentences(table),
+        *format_longest_effective_context_sentences(table),
         *format_subset_sentences("recall", table, kept.compared, "at {:,}".format),
         *format_undecided_sentences("recall at each length", kept.compared),
-        *format_error_rate_sentences(group_recall_tests_by_error_rate(table)),
+        *format_error_rate_sentences(list_recall_error_families(table)),
     ]
 
 
@@ -182,7 +182,7 @@ def _merge_equal_sentences(named_sentences: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def format_longest_effective_length_sentences(table: Table) -> list[str]:
+def format_longest_effective_context_sentences(table: Table) -> list[str]:
     """Name the runs whose effective context length has the highest lower bound.
 
     Returns [] if all rows have the same length.

@@ -11,7 +11,7 @@ from runner_compare.features.recovery.render.picture import draw_recovery_card, 
 from runner_compare.features.recovery.render.text import (
     CardSection,
     build_recovery_columns,
-    format_legend,
+    format_recovery_legend,
     format_settings,
     format_size,
     list_cells,
@@ -73,7 +73,7 @@ def render_card_page(table: RecoveryTable, section: CardSection | None = None) -
         for cells in map(list_cells, table.candidates)
     ]
     write_html_table(build_recovery_columns(table, is_long=True), classes, out)
-    out.write(f'<p class="legend">{escape_html(format_legend(table))}</p>\n<h2>Questions</h2>\n')
+    out.write(f'<p class="legend">{escape_html(format_recovery_legend(table))}</p>\n<h2>Questions</h2>\n')
     write_html_table(_build_question_columns(table), [""] * len(table.sets), out)
     out.write("<h2>Models and jobs</h2>\n")
     write_html_table(_build_job_columns(table), ["baseline", *[""] * len(table.candidates)], out)

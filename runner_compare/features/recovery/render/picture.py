@@ -10,8 +10,8 @@ from runner_compare.features.recovery.compute import RecoveryCell, RecoveryTable
 from runner_compare.features.recovery.render.text import (
     CardSection,
     format_cell_verdict,
-    format_legend,
     format_question_set,
+    format_recovery_legend,
     format_recovery_with_interval,
     format_settings,
     list_cells,
@@ -85,7 +85,7 @@ def _draw(table: RecoveryTable, heads: list[str], section_lines: list[str], foot
     panel_width = max(PANEL_WIDTH, (MIN_WIDTH - left - EDGE) / len(kept))
     width = left + panel_width * len(kept) + EDGE
     legend = [line for text in section_lines for line in _wrap(text, width)]
-    legend += _wrap(format_legend(table), width) if heads else []
+    legend += _wrap(format_recovery_legend(table), width) if heads else []
     below = [line for text in footer for line in _wrap(text, width)]
     top = 0.42 + (0.25 * len(heads) + 0.1 if heads else 0.0)
     panel_height = ROW_HEIGHT * len(names) + 0.1

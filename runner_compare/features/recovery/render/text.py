@@ -137,11 +137,11 @@ def build_recovery_part(table: RecoveryTable) -> ReportPart:
         [(note, None) for note in notes],
         [TableGrid(build_recovery_columns(table, is_long=False))],
         notes,
-        legend=format_legend(table),
+        legend=format_recovery_legend(table),
     )
 
 
-def format_legend(table: RecoveryTable) -> str:
+def format_recovery_legend(table: RecoveryTable) -> str:
     decisions = [cell.decision for candidate in table.candidates for cell in list_cells(candidate)]
     has_cut_offs = any(decision is not None and any(decision.cut_off) for decision in decisions)
     sentences = [WEIGHTS[table.weights]] * (len(table.sets) > 1) + [METHOD] + [CUT_OFFS] * has_cut_offs

@@ -120,7 +120,7 @@ class WorstTokens:
     tokens: list[dict[str, str]]
 
 
-def find_worst_tokens(table: Table, reader: Reader) -> list[WorstTokens]:
+def collect_most_divergent_tokens(table: Table, reader: Reader) -> list[WorstTokens]:
     found = []
     for row in table.rows:
         tokens = reader.load_worst_tokens(row.run) if CHIEF in row.run.metrics else []
@@ -145,7 +145,7 @@ def _format_probability(logprob: float | None) -> str:
     return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"
 
 
-def render_worst_tokens(worst_tokens: WorstTokens) -> str:
+def render_worst_tokens_as_html(worst_tokens: WorstTokens) -> str:
     title = f"{len(worst_tokens.tokens)} worst tokens: {worst_tokens.name}"
     out = StringIO()
     out.write(f'<details><summary>{escape_html(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')

@@ -108,5 +108,7 @@ def test_all_numbers_of_one_byte_are_torchs(dtype: str, kind: torch.dtype) -> No
     codes = torch.arange(2 if kind is torch.bool else 256, dtype=torch.uint8)
     expected = codes.view(kind).float().numpy()
     assert np.array_equal(
-        partition_file.decode_values(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True
+        partition_file.decode_tensor_values(dtype, codes.numpy().tobytes()).astype("<f4"),
+        expected,
+        equal_nan=True,
     )

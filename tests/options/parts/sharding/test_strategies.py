@@ -18,9 +18,9 @@ from runner.options.parts.sharding import strategies
 from runner.options.parts.sharding.layout import ModelLayout
 from runner.options.parts.sharding.strategies import (
     PlannedPart,
-    find_balanced_cuts,
-    find_proportional_cuts,
-    plan_parts,
+    find_balanced_layer_cuts,
+    find_proportional_layer_cuts,
+    plan_checkpoint_parts,
 )
 from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, TensorLocation
@@ -88,7 +88,7 @@ def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
 def test_every_strategy_covers_each_tensor_once(data: st.DataObject) -> None:
     layout = data.draw(layouts())
     task = data.draw(tasks(len(layout.layers)))
-    parts = plan_parts(layout, task)
+    parts = plan_checkpoint_parts(layout, task)
     assert [part.part_id for part in parts] == list(range(len(parts)))
     stored = Counter(one.name for part in parts for one in part.tensors)
     expected = Counter(one.name for one in everything(layout))
@@ -120,7 +120,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
         (SplitStrategy.balanced_bytes, lambda one: one.nbytes),
         (SplitStrategy.balanced_params, lambda one: one.num_elements),
     ):
-        parts = plan_parts(layout, SplitConfig(strategy=strategy, num_parts=num_parts))
+        parts = plan_checkpoint_parts(layout, SplitConfig(strategy=strategy, num_parts=num_parts))
         costs = [sum(map(measure, layer)) for layer in layout.layers]
         costs[0] += sum(map(measure, layout.first))
         costs[-1] += sum(map(measure, [*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])]))
@@ -134,7 +134,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
 def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
     num_parts = data.draw(st.integers(1, len(costs)))
-    cuts = find_balanced_cuts(costs, num_parts)
+    cuts = find_balanced_layer_cuts(costs, num_parts)
     runs = list(itertools.pairwise(cuts))
     assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
     assert all(begin < end for begin, end in runs)
@@ -154,19 +154,19 @@ def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.Da
         )
 
     inner = itertools.combinations(range(1, len(costs)), len(ratios) - 1)
-    assert worst(tuple(find_proportional_cuts(costs, ratios))) == pytest.approx(
+    assert worst(tuple(find_proportional_layer_cuts(costs, ratios))) == pytest.approx(
         min(worst((0, *cuts, len(costs))) for cuts in inner)
     )
 
 
 def test_taking_all_that_fits_would_not_keep_to_these_ratios() -> None:
-    assert find_proportional_cuts([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
+    assert find_proportional_layer_cuts([1, 1, 50, 1], [10 / 111, 1 / 111, 100 / 111]) == [0, 1, 2, 4]
 
 
 def test_embedding_and_head_enter_the_balance() -> None:
     """A tied 1B model, 16 layers of 122 MB and an embedding of 525 MB, goes 0/2/8/14/16."""
-    assert find_balanced_cuts([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
-    assert find_balanced_cuts([1] * 9, 4) == [0, 2, 4, 6, 9]
+    assert find_balanced_layer_cuts([525 + 122, *[122] * 14, 122 + 525], 4) == [0, 2, 8, 14, 16]
+    assert find_balanced_layer_cuts([1] * 9, 4) == [0, 2, 4, 6, 9]
 
 
 # ------------------------------------------------------------------------------------- one model,
@@ -184,15 +184,15 @@ def spans(parts: list[PlannedPart]) -> list[Any]:
 
 
 def test_what_each_strategy_makes_of_one_model() -> None:
-    assert spans(plan_parts(model(), SplitConfig())) == [(0, 1), (2, 3)]
-    equal = plan_parts(model(5), SplitConfig(strategy=SplitStrategy.equal_layers, num_parts=3))
+    assert spans(plan_checkpoint_parts(model(), SplitConfig())) == [(0, 1), (2, 3)]
+    equal = plan_checkpoint_parts(model(5), SplitConfig(strategy=SplitStrategy.equal_layers, num_parts=3))
     assert spans(equal) == [(0, 0), (1, 2), (3, 4)]
-    ratios = plan_parts(model(), SplitConfig(strategy=SplitStrategy.ratios, ratios=[0.4, 0.6]))
+    ratios = plan_checkpoint_parts(model(), SplitConfig(strategy=SplitStrategy.ratios, ratios=[0.4, 0.6]))
     assert spans(ratios) == [(0, 0), (1, 3)]
-    ranges = plan_parts(model(), SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-2", "3"]))
+    ranges = plan_checkpoint_parts(model(), SplitConfig(strategy=SplitStrategy.ranges, ranges=["0-2", "3"]))
     assert spans(ranges) == [(0, 2), (3, 3)]
     assert [part.holds for part in ranges] == [["embedding"], ["norm", "tied head"]]
-    by_type = plan_parts(model(), SplitConfig(strategy=SplitStrategy.by_type))
+    by_type = plan_checkpoint_parts(model(), SplitConfig(strategy=SplitStrategy.by_type))
     assert [part.holds for part in by_type] == [
         ["embedding", "tied head"],
         ["attention"],
@@ -220,7 +220,7 @@ def test_what_each_strategy_makes_of_one_model() -> None:
 )
 def test_what_the_model_does_not_allow_is_refused(task: SplitConfig, code: Code, key: str) -> None:
     with raises(ConfigError, code, key):
-        plan_parts(model(), task)
+        plan_checkpoint_parts(model(), task)
 
 
 @pytest.mark.parametrize(
@@ -249,4 +249,4 @@ def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], code:
 
 
 def test_parts_default_to_two() -> None:
-    assert len(plan_parts(model(), SplitConfig())) == strategies.DEFAULT_PARTS == 2
+    assert len(plan_checkpoint_parts(model(), SplitConfig())) == strategies.DEFAULT_PARTS == 2

@@ -46,7 +46,7 @@ def test_what_split_wrote_is_right(
     trip.split(sources[name], 2)
     result = trip.verify(source=sources[name], level=level)
     assert result.problems == []
-    assert result.problem_message is None
+    assert result.found_problems_message is None
     assert result.metrics["problems"] == 0
     assert [row["status"] for row in result.rows] == ["ok"] * 6
     assert [row["file"] for row in result.rows] == [
@@ -108,7 +108,7 @@ def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip
         "ok",
         "ok",
     ]
-    assert str(result.problem_message).startswith("6 problems found:\n  ")
+    assert str(result.found_problems_message).startswith("6 problems found:\n  ")
 
 
 def test_quick_reads_no_weights(sources: dict[str, Path], trip: Trip) -> None:
