@@ -28,7 +28,7 @@ from latest import Figure, add_option, save
 
 from runner.config.root import RunnerConfig, TrackingConfig
 from runner.records import flat_config, run_names
-from runner.records.jobs import Recorder, identify_job, lock_job
+from runner.records.jobs import Recorder, create_job_with_hashed_id, lock_job
 from runner.scorers.totals import score_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tracking.sink import create_mlflow_sink
@@ -126,7 +126,7 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
     """Record and log one job with random answers; returns its folder."""
     # one for all quantizations of a seed: they agree on most questions
     generator = random.Random(config.seed)
-    job = identify_job(config, 1, {}, is_measurement=False)
+    job = create_job_with_hashed_id(config, 1, {}, is_measurement=False)
     with lock_job(job):
         recorder = Recorder(job)
         for index in range(count):

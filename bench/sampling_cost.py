@@ -69,7 +69,7 @@ def sampling_of(preset: str) -> Sampling:
     chosen = build_group_configs(["generation"], {"generation": preset}, {})[
         "generation"
     ].apply_model_defaults({})
-    return OPEN.apply_defaults(chosen, default_seed=0)
+    return OPEN.fill_unset_sampling_parameters(chosen, default_seed=0)
 
 
 def main() -> None:

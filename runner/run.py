@@ -23,7 +23,7 @@ from runner.tasks.base import (
     render_requested_prompts,
     update_job_with_task_inputs,
 )
-from runner.tracking.sink import MlflowSink, create_mlflow_sink, require_free_space
+from runner.tracking.sink import MlflowSink, create_mlflow_sink, require_free_disk_space
 from runner_base import Record, Status, announce, report_step, signals, write_text_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_base.notes import Note
@@ -74,7 +74,7 @@ def read_inputs_and_identify_job(resolved: ResolvedJob) -> tuple[TaskInputs, job
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
     reuse = inputs.ignored_for_reuse, inputs.usual_for_reuse
-    return inputs, jobs.identify_job(config, task.VERSION, input_hashes, is_measurement, *reuse)
+    return inputs, jobs.create_job_with_hashed_id(config, task.VERSION, input_hashes, is_measurement, *reuse)
 
 
 def must_ignore_earlier_results(config: RunnerConfig, task: Task) -> bool:
@@ -94,7 +94,7 @@ def check_job_before_model_loading(
     resolved: ResolvedJob, inputs: TaskInputs | None = None
 ) -> list[Note | str]:
     """Raise an error if the job cannot run. Returns notes about limits and settings."""
-    require_free_space(resolved.config)
+    require_free_disk_space(resolved.config)
     task = import_task_module(resolved.config)
     notes = get_model_kind(resolved.config.model).check_job(resolved) if Uses.weights in task.USES else []
     return [*resolved.notes, *notes] + (

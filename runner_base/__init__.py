@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from runner_base.signed_jsonl import parse_signed_line as parse_signed_line
     from runner_base.tables import Column as Column
     from runner_base.tables import ColumnUse as ColumnUse
+    from runner_base.texts import compute_short_json_hash as compute_short_json_hash
     from runner_base.texts import format_count as format_count
     from runner_base.texts import format_duration as format_duration
     from runner_base.texts import format_truncated_repr as format_truncated_repr
@@ -104,7 +105,6 @@ if TYPE_CHECKING:
     from runner_base.texts import load_json_object as load_json_object
     from runner_base.texts import parse_json as parse_json
     from runner_base.texts import read_text as read_text
-    from runner_base.texts import short_hash as short_hash
     from runner_base.thinking import SplitText as SplitText
     from runner_base.thought_tokens import compute_thinking_metrics as compute_thinking_metrics
     from runner_base.uris import redact_secrets as redact_secrets
@@ -173,7 +173,7 @@ PLACES = {
     "format_count": "texts",  # `1 job`, `2,000 jobs`
     "format_duration": "texts",  # seconds as people read them: 7 s, 3:20
     "format_truncated_repr": "texts",  # a value from a file, as an error shows it
-    "short_hash": "texts",  # a short name of a JSON value
+    "compute_short_json_hash": "texts",  # a short name of a JSON value
     "load_json_object": "texts",  # reads a JSON object from a file
     "parse_json": "texts",  # reads JSON from a text
     "read_text": "texts",  # reads a file as UTF-8

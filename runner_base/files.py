@@ -68,7 +68,7 @@ def lock_folder(folder: Path, key: str) -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_folder_lock(folder: Path) -> Iterator[None]:
+def hold_folder_lock(folder: Path) -> Iterator[None]:
     """Wait for a folder's lock and hold it. Keep the block short, because other processes wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -316,7 +316,7 @@ def _wrap_within_words(column: Column, width: int) -> Column | None:
     if width < 1:
         return None
 
-    def break_cell(cell: str) -> str:
+    def wrap_cell_text(cell: str) -> str:
         lines = _wrap_text(cell, width, WORD)
         pieces = (
             part
@@ -325,7 +325,7 @@ def _wrap_within_words(column: Column, width: int) -> Column | None:
         )
         return "\n".join(pieces)
 
-    wrapped = replace(column, head=break_cell(column.head), cells=list(map(break_cell, column.cells)))
+    wrapped = replace(column, head=wrap_cell_text(column.head), cells=list(map(wrap_cell_text, column.cells)))
     return wrapped if column_width(wrapped) <= width else None  # a letter may take two characters
 
 

@@ -193,7 +193,7 @@ def format_truncated_repr(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def short_hash(value: object, num_digits: int = 12) -> str:
+def compute_short_json_hash(value: object, num_digits: int = 12) -> str:
     """Return a short hash of a JSON value. It does not depend on the order of keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:num_digits]
@@ -201,7 +201,10 @@ def short_hash(value: object, num_digits: int = 12) -> str:
 
 def to_signed_json(values: dict[str, Any]) -> str:
     """Return an object as indented JSON with a checksum over the other keys."""
-    return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(values | {"checksum": compute_short_json_hash(values, 16)}, indent=2, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def is_partially_written(data: bytes) -> bool:
@@ -216,7 +219,7 @@ def verify_and_remove_checksum(values: Any) -> Any:
     """
     if not isinstance(values, dict) or "checksum" not in values:
         return values
-    if values.pop("checksum") != short_hash(values, 16):
+    if values.pop("checksum") != compute_short_json_hash(values, 16):
         raise ValueError("the checksum does not match, because the content was changed after writing")
     return values
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base.files import get_user_cache_folder, replace_text_file_atomically
-from runner_base.texts import short_hash, to_signed_json, verify_and_remove_checksum
+from runner_base.texts import compute_short_json_hash, to_signed_json, verify_and_remove_checksum
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ UNUSED_DAYS = 90
 
 def get_cache_file(kind: str, key: object) -> Path | None:
     cache = get_user_cache_folder()
-    return None if cache is None else cache / f"{kind}-{short_hash(key, 16)}.json"
+    return None if cache is None else cache / f"{kind}-{compute_short_json_hash(key, 16)}.json"
 
 
 def read_cache_file(file: Path) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def create(folder: str) -> None:
 def set_up() -> int:
     """Install everything, build the kernels meanwhile, and compile the packages' files; return the exit code."""
     print(
-        f"installing packages of about {INSTALLED_GB} GB into {sys.prefix}, and building the kernels meanwhile",
+        f"installing about {INSTALLED_GB} GB of packages into {sys.prefix} and compiling the C kernels",
         file=sys.stderr,
         flush=True,
     )

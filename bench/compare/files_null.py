@@ -36,7 +36,7 @@ from runner_compare.features.files.ranks import (
     FileRow,
     FileTable,
     JobKind,
-    find_tied_groups,
+    find_tied_file_groups,
     rank_model_files_by_kl,
 )
 from runner_compare.model.data import Run, TableRow, TextScore
@@ -231,7 +231,7 @@ def outcome_of(
     }
     tied = {
         tuple(sorted(int(it.removeprefix("file-")) for it in pair))
-        for group in find_tied_groups(table)
+        for group in find_tied_file_groups(table)
         for pair in combinations(group, 2)
     }
     separate = {

@@ -16,7 +16,7 @@ import numpy as np
 from simulation import GOOD, Limits, Rate, Solved, Table, begin
 
 from runner_compare.statistics import POWER, McNemarTest, decide_comparisons_with_holm
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from tools.commands import samples_of
 
 QUESTIONS = [50, 100, 200, 500, 1319]
@@ -54,7 +54,7 @@ def drawn(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(f"equal runs, planned for {POWER:.0%}: {pairs:,} pairs a line", *heads)
     for margin in MARGINS:
         for rate in DISCORDANT:
-            needed = plan_paired_questions(margin, rate)
+            needed = compute_non_inferiority_sample_size(margin, rate)
             assert needed is not None
             tables = generator.multinomial(needed, [rate / 2, rate / 2, 1 - rate], size=pairs)
             limits.planned.append(rate_of(tables, needed, margin))
@@ -73,7 +73,7 @@ def resampled(generator: np.random.Generator, pairs: int, limits: Limits) -> Non
     )
     for margin in MARGINS:
         for lost, rates in ((margin, limits.false), (0.0, limits.planned)):
-            n = len(base) if lost else plan_paired_questions(margin, rate)
+            n = len(base) if lost else compute_non_inferiority_sample_size(margin, rate)
             assert n is not None
             tables = np.array([table_of(generator, base, run, n, lost) for _ in range(pairs)])
             rates.append(rate_of(tables, n, margin))

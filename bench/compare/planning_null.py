@@ -35,7 +35,7 @@ from runner_compare.statistics.early_stop_plans import (
     plan_early_stopping_sample_size,
 )
 from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST, EarlyStopPairs
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.planning import (
     compute_samples_to_detect_shift,
     estimate_disagreement_rate,
@@ -102,7 +102,7 @@ def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
             SIZE, ALPHA
         )
     elif margin:
-        needed = plan_paired_questions(SIZE, estimate_disagreement_rate(wins + losses, n))
+        needed = compute_non_inferiority_sample_size(SIZE, estimate_disagreement_rate(wins + losses, n))
     else:
         needed = plan_questions_to_detect((wins + losses) / n, SIZE)
     assert needed is not None
@@ -169,7 +169,7 @@ def needs_and_range(
     """Return the questions that the true disagreement needs, the printed range, and the plan."""
     test = McNemarTest(wins, losses, first)
     if margin:
-        truth = plan_paired_questions(SIZE, rate, observed_pairs=(wins, losses, first))
+        truth = compute_non_inferiority_sample_size(SIZE, rate, observed_pairs=(wins, losses, first))
         between, planned = (
             test.estimate_sample_size_interval(SIZE, ALPHA),
             test.plan_sample_size_for_margin(SIZE, ALPHA),
@@ -210,7 +210,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
             for loss in losses
         ]
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
-        fixed = plan_paired_questions(EARLY_MARGIN, noise, level)
+        fixed = compute_non_inferiority_sample_size(EARLY_MARGIN, noise, level)
         assert fixed is not None
         needed = plan_early_stopping_sample_size(EARLY_MARGIN, noise, level, fixed, True)
         assert needed is not None

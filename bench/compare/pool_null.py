@@ -30,7 +30,7 @@ from runner_compare.statistics import (
     create_pooled_test,
     decide_comparisons_with_holm,
 )
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.methods.pooled_means import pool_mean_tests
 from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, compute_mean_difference_interval
 from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, holm_adjust
@@ -272,7 +272,7 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
             tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)
         ]
         hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
-        by_sum = plan_paired_questions(margin, sum(exact) / (KNOWN * sum(ns)))
+        by_sum = compute_non_inferiority_sample_size(margin, sum(exact) / (KNOWN * sum(ns)))
         assert by_sum is not None
         control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
         limits.planned.append(known)

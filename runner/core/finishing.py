@@ -86,15 +86,15 @@ class FinishingCurve:
                 reached=self.reached,
                 limit=token_limit,
                 longer=2 * token_limit,
-                price=self._compute_max_cost_at_limit(2 * token_limit, tok_per_s),
+                price=self._bound_cost_at_token_limit(2 * token_limit, tok_per_s),
             )
         price = (
-            None if self.tokens <= token_limit else self._compute_max_cost_at_limit(self.tokens, tok_per_s)
+            None if self.tokens <= token_limit else self._bound_cost_at_token_limit(self.tokens, tok_per_s)
         )
         found = {"tokens": self.tokens, "low": self.low, "high": self.high, "price": price}
         return note("enough_tokens", wanted=WANTED, **found)
 
-    def _compute_max_cost_at_limit(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
+    def _bound_cost_at_token_limit(self, token_limit: int, tok_per_s: float | None) -> LimitCost:
         """Return an upper bound of the cost if the token limit is raised to `token_limit`."""
         more = sum(max(0, token_limit - length.tokens) for length in self.lengths if not length.finished)
         return LimitCost(more, more / tok_per_s if tok_per_s else None)

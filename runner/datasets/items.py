@@ -82,11 +82,11 @@ def read_questions(source: QuestionSource, selection: QuestionSelection) -> list
             raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
         return _generate_selected_questions(source.split, selection, keys.cluster is not None)
     if path.exists() or not _is_hub_id(data):
-        return _parse_selected_rows(iter_rows(source, keys.list_columns_to_read), selection, keys)
+        return _parse_selected_rows(iter_question_rows(source, keys.list_columns_to_read), selection, keys)
     return list(_read_hub_questions(source, selection))
 
 
-def iter_rows(source: QuestionSource, select_columns: tables.Columns) -> Iterator[Row]:
+def iter_question_rows(source: QuestionSource, select_columns: tables.Columns) -> Iterator[Row]:
     """Yield the records of a split with their locations, from a file, a folder or the Hub.
 
     Records of JSON Lines files are unparsed lines.
@@ -256,7 +256,7 @@ def _parse_selected_rows(rows: Iterable[Row], selection: QuestionSelection, keys
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
 def _read_hub_questions(source: QuestionSource, selection: QuestionSelection) -> tuple[Item, ...]:
-    rows = iter_rows(source, source.keys.list_columns_to_read)
+    rows = iter_question_rows(source, source.keys.list_columns_to_read)
     return tuple(_parse_selected_rows(rows, selection, source.keys))
 
 

@@ -115,13 +115,13 @@ def describe_prompts(task: PromptsConfig, prompts_sha256: str) -> dict[str, str]
     return {"name": name, "digest": prompts_sha256[:16], "source_type": kind, "source": json.dumps(source)}
 
 
-def to_chat_or_raw_prompt(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
+def convert_prompt_to_task_format(task: PromptsConfig, prompt: GivenPrompt) -> Prompt:
     """Convert a user's prompt to chat messages or raw text, as task.format requires.
 
     A conversation keeps its own system message.
     """
     if isinstance(prompt, BranchedPrompt):  # its branches follow the prompt, as beginnings of answers
-        return to_chat_or_raw_prompt(task, prompt.main)
+        return convert_prompt_to_task_format(task, prompt.main)
     if task.format.value == "raw":
         return prompt
     turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt

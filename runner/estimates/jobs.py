@@ -46,7 +46,7 @@ class JobEstimate:
     time: Estimate | None = None
 
 
-def resolve_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
+def resolve_job_without_download(resolved: ResolvedJob) -> ResolvedJob | None:
     model = resolved.model.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
@@ -100,7 +100,7 @@ def estimate_memory_and_time(
         for number, resolved in jobs.items():
             config = resolved.config
             entry = estimates[number] = JobEstimate()
-            known = resolve_without_download(resolved) if config.model.has_weights else None
+            known = resolve_job_without_download(resolved) if config.model.has_weights else None
             entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
             costs[number] = _compute_length_costs_or_zero(known, entry.fit)
             entry.time = records.estimate_time_from_records(config, num_questions.get(number), costs[number])

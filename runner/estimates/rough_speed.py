@@ -121,7 +121,7 @@ def _load_or_measure_machine_rates() -> tuple[float, float]:
     found = user_cache.read_cache_file(file) if file is not None else {}
     contention = machine.Contention(is_job=False)
     if not found or found["is_busy"]:
-        bytes_per_s, flops_per_s = _measure_machine_rates()
+        bytes_per_s, flops_per_s = _measure_memory_and_matmul_rates()
         is_busy = bool(contention.describe_load_by_other_programs())
         if not found or not is_busy:
             found = {"bytes_per_s": bytes_per_s, "flops_per_s": flops_per_s, "is_busy": is_busy}
@@ -130,7 +130,7 @@ def _load_or_measure_machine_rates() -> tuple[float, float]:
     return float(found["bytes_per_s"]), float(found["flops_per_s"])
 
 
-def _measure_machine_rates() -> tuple[float, float]:
+def _measure_memory_and_matmul_rates() -> tuple[float, float]:
     import numpy as np  # takes 0.1 s to import
 
     numbers, matrices = np.ones(NUMBERS, np.float32), np.ones((PRODUCTS, SIDE, SIDE), np.float32)

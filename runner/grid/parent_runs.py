@@ -184,7 +184,7 @@ class ParentRuns:
 
     @cached_property
     def _split_configs(self) -> tuple[dict[str, str], list[dict[str, str]]]:
-        return grid_records.split_common_and_varied_keys([planned.config for planned in self.plan])
+        return grid_records.separate_common_config_keys([planned.config for planned in self.plan])
 
     def _convert_plan_to_json(self) -> dict[str, Any]:
         """Return the plan as JSON data. Values shared by all jobs are stored once."""

@@ -106,7 +106,7 @@ def _make_unknown_power_notes(plan: Sequence[PlannedJob]) -> list[Note]:
     """
     fields = dict.fromkeys(
         compared.task.cluster
-        for compared in _group_jobs_with_baselines(plan, _has_verdicts_on_clustered_questions)
+        for compared in _group_jobs_with_baselines(plan, _are_scored_questions_clustered)
     )
     return [note("clusters_not_planned", cluster=field) for field in fields]
 
@@ -233,7 +233,7 @@ def _has_verdicts_on_independent_questions(config: RunnerConfig | None) -> bool:
     return questions is not None and questions.has_independent_verdicts
 
 
-def _has_verdicts_on_clustered_questions(config: RunnerConfig | None) -> bool:
+def _are_scored_questions_clustered(config: RunnerConfig | None) -> bool:
     """Return whether a job gives verdicts on questions that belong to clusters."""
     questions = None if config is None else config.task.questions_config
     return questions is not None and questions.gives_verdicts and questions.cluster is not None

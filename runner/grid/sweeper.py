@@ -204,7 +204,7 @@ class GridSweeper(LaunchingSweeper):
                 f"hydra.sweeper.exclude removes all {len(lists)} jobs of this grid", code="empty"
             )
         reject_quantization_sweep_of_gguf(grid.plan)
-        _report_keys_missing_in_choices(left_out, grid.plan, composer)
+        _report_omitted_override_keys(left_out, grid.plan, composer)
         mark_duplicate_jobs(grid.plan)
         return grid
 
@@ -318,7 +318,7 @@ def reject_impossible_jobs(plan: list[PlannedJob]) -> None:
         raise ConfigError(f"{some} of these {len(plan)} jobs {can} run. See errors above", code="bad_value")
 
 
-def _report_keys_missing_in_choices(
+def _report_omitted_override_keys(
     missing_keys: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
 ) -> None:
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}

@@ -81,7 +81,7 @@ class SampleReader(Reader):
         Skips sample files whose mean differs from the mean logged to MLflow.
         """
 
-        def matches_logged_mean_likelihood(scores: Texts) -> bool:
+        def do_scores_match_logged_likelihood(scores: Texts) -> bool:
             likelihoods = sum_likelihoods_by_document([score.likelihood for score in scores.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
             return bool(likelihoods) and math.isclose(
@@ -94,7 +94,7 @@ class SampleReader(Reader):
             )
 
         return self.read_first_matching_file(
-            run, read_text_scores, matches_logged_mean_likelihood, LOG_LIKELIHOOD
+            run, read_text_scores, do_scores_match_logged_likelihood, LOG_LIKELIHOOD
         )
 
     def load_metric_values(self, run: Run) -> Answers:

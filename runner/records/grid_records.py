@@ -89,7 +89,7 @@ def _require_record_types(record: GridRecord) -> GridRecord:
     return record
 
 
-def split_common_and_varied_keys(
+def separate_common_config_keys(
     configs: Sequence[object | None],
 ) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Return the keys with the same value in all configs, and separately the other keys of each config.

@@ -37,12 +37,12 @@ from runner_base import (
     RunRecordError,
     Sample,
     Status,
+    compute_short_json_hash,
     convert_write_error,
     lock_file,
     machine,
     print_message,
     report_step,
-    short_hash,
     write_text_atomically,
 )
 from runner_base.fields import get_identity_name
@@ -171,7 +171,7 @@ class Job:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def identify_job(
+def create_job_with_hashed_id(
     config: RunnerConfig,
     task_version: int,
     input_hashes: dict[str, str],
@@ -192,7 +192,7 @@ def identify_job(
     }
     if is_measurement:
         identity |= {"machine": machine.describe_machine(), "versions": machine.library_versions()}
-    job_id = f"{config.task.name}-{short_hash(identity)}"
+    job_id = f"{config.task.name}-{compute_short_json_hash(identity)}"
     names = {f"task.{item.name}": f"task.{get_identity_name(item)}" for item in fields(config.task)}
     ignored_for_reuse = frozenset(names.get(key, key) for key in ignored_for_reuse)
     for part in ("config", "evidence"):
@@ -201,10 +201,12 @@ def identify_job(
         key: value for key, value in identity["config"].items() if key.partition(".")[0] != "metrics"
     }
     identity["config"] |= {names.get(key, key): value for key, value in usual_for_reuse.items()}
-    sibling_key = short_hash(identity) if ignored_for_reuse else ""
+    sibling_key = compute_short_json_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     identity["config"] = {key: value for key, value in identity["config"].items() if key not in OF_BUDGETS}
-    thoughts_key = short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    thoughts_key = (
+        compute_short_json_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    )
     return Job(job_id, folder, sibling_key, input_hashes.get("model", ""), thoughts_key)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jsonl_files import AppendOnlyFile, read_lines
-from runner_base import dump_signed_line, machine, parse_signed_line, short_hash
+from runner_base import compute_short_json_hash, dump_signed_line, machine, parse_signed_line
 from runner_base.notes import Note, note
 
 MEASUREMENTS = "measurements.jsonl"
@@ -26,7 +26,7 @@ def hash_machine_and_versions() -> str:
         own = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         own = "not installed"
-    return short_hash([machine.describe_machine(), machine.library_versions(), own])
+    return compute_short_json_hash([machine.describe_machine(), machine.library_versions(), own])
 
 
 class MeasurementFile:

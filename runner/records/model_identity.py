@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from runner.config.root import RunnerConfig, iterate_job_id_keys
-from runner_base import short_hash, short_model_name
+from runner_base import compute_short_json_hash, short_model_name
 
 GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
 
@@ -25,5 +25,5 @@ def describe_model(
     called = f"lora-{adapter_name}" if config.lora.single_adapter else "none"
     names = [short_model_name(config.model.name), config.quantization.label, called, config.rope.name]
     name = " ".join(part for part in names if part not in ("none", "native"))
-    digest = short_hash(identity, 16)
+    digest = compute_short_json_hash(identity, 16)
     return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}

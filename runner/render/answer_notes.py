@@ -18,7 +18,7 @@ def _asked_again_text(count: int) -> str:
     return f"{were} asked again, because the request failed in an earlier run"
 
 
-def _format_document_without_prompt(
+def _explain_missing_document_prompt(
     number: int, window: int, last: int | None, contexts: Sequence[str]
 ) -> str:
     how = f"the document is scored in windows of {window} tokens"
@@ -226,7 +226,7 @@ LIKELIHOODS: dict[str, Template] = {
     "contexts": "task.context_lengths: each document's last {tokens} tokens are scored with each context length. "
     "The log-likelihood above is for the longest context, {longest:,} tokens",
     "texts_too_short": _texts_too_short_text,
-    "text_without_prompt": _format_document_without_prompt,
+    "text_without_prompt": _explain_missing_document_prompt,
     "lengths_unknown": "{key}: document lengths are unknown before loading. A document longer than the "
     "context of {room:.0f} tokens will end the job",
     "no_percentiles": "percentiles over tokens are missing, because an earlier version did not store {file}. Rerun the "

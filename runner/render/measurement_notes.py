@@ -85,8 +85,8 @@ SPEED: dict[str, Template] = {
     "answers_differ": _describe_answer_changes_from_drafting,
     "no_prediction": "memory is not predicted: the checkpoint has no headers of safetensors files",
     "peaks_since_start": "this system cannot reset the peak memory, so peaks cover the whole process",
-    "what_peaks_are": "a peak is the process memory (RSS) above the RSS after the imports. While the model "
-    "loads, the RSS is sampled every 5 ms, and memory-mapped files are subtracted",
+    "what_peaks_are": "a peak is the process memory (RSS) above the RSS after the imports, when unused library "
+    "pages are released. While the model loads, the RSS is sampled every 5 ms, and memory-mapped files are subtracted",
     "points_not_measured": "{count} of {total:.0f} pairs of batch size and context length were not measured. "
     "The table's notes give the reasons",
 }

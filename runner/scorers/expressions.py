@@ -186,7 +186,7 @@ class ComparisonProcess:
                 if line := self._process.stdout.readline():
                     index, why = json.loads(line)
                     return index, why
-                code = self._end_comparison_process()
+                code = self._end_expression_comparison_process()
         raise JobFailed(
             f"the process that compares expressions {child_process.describe_exit_code(code)}",
             key="task.extractor",
@@ -196,9 +196,9 @@ class ComparisonProcess:
 
     def close(self) -> None:
         with self._lock:
-            self._end_comparison_process()
+            self._end_expression_comparison_process()
 
-    def _end_comparison_process(self) -> int:
+    def _end_expression_comparison_process(self) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0

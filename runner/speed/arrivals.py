@@ -241,7 +241,7 @@ def estimate_offered_rate(request_load: RequestLoad, lowest_rate_load: RequestLo
     return request_load.compute_offered_rate(median(lowest_rate_load.answer_times_s))
 
 
-def find_sustainable_rate(loads: Sequence[RequestLoad]) -> SustainableRate | None:
+def find_sustainable_request_rate(loads: Sequence[RequestLoad]) -> SustainableRate | None:
     """Return the highest request rate that the engine sustains. None without measurements."""
     measured = [load for load in loads if load.seconds]
     if not measured:

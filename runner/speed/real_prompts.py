@@ -19,11 +19,11 @@ from runner.config.prompts import Framing, PromptsConfig
 from runner.config.questions import QuestionsConfig
 from runner.datasets.prompts import (
     BranchedPrompt,
+    convert_prompt_to_task_format,
     describe_prompts,
     hash_prompts,
     is_prompt_file,
     load_user_prompts,
-    to_chat_or_raw_prompt,
 )
 from runner.datasets.questions import describe_dataset, load_questions
 from runner_base import ConfigError
@@ -126,7 +126,7 @@ def read_sweep_prompts(task: SweepConfig) -> RealPrompts | None:
         data = describe_dataset(task.prompts, task.split, hash_prompts(raw_prompts))
         name = data["name"]
     hashed = f"{hash_prompts(raw_prompts)} {task.format.value}"
-    prompts = [to_chat_or_raw_prompt(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
+    prompts = [convert_prompt_to_task_format(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
     format_words = "as chats" if task.format is Framing.chat else "as raw text"
     return RealPrompts(
         f"{name}, {format_words}", prompts, hashlib.sha256(json.dumps(hashed).encode()).hexdigest(), data

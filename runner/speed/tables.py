@@ -135,7 +135,9 @@ def build_request_rate_table_rows(
     return rows
 
 
-def create_mlflow_series(cells: Sequence[Cell], loads: Sequence[RequestLoad], task: SweepConfig) -> Series:
+def create_mlflow_metric_series(
+    cells: Sequence[Cell], loads: Sequence[RequestLoad], task: SweepConfig
+) -> Series:
     """Return MLflow metric series over batch size, prompt length and requests per minute."""
     series: Series = {}
     for cell in cells:

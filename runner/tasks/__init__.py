@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from runner.datasets.one_prompt import parse_prompt_file_path as parse_prompt_file_path
     from runner.datasets.prompts import BranchedPrompt as BranchedPrompt
     from runner.datasets.prompts import GivenPrompt as GivenPrompt
+    from runner.datasets.prompts import convert_prompt_to_task_format as convert_prompt_to_task_format
     from runner.datasets.prompts import describe_prompts as describe_prompts
     from runner.datasets.prompts import format_completions_as_jsonl as format_completions_as_jsonl
     from runner.datasets.prompts import hash_prompts as hash_prompts
     from runner.datasets.prompts import load_user_prompts as load_user_prompts
-    from runner.datasets.prompts import to_chat_or_raw_prompt as to_chat_or_raw_prompt
     from runner.datasets.questions import describe_dataset as describe_dataset
     from runner.datasets.questions import hash_questions as hash_questions
     from runner.datasets.questions import load_questions as load_questions
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from runner.tasks.early_stop import (
         make_early_stopping_baseline_notes as make_early_stopping_baseline_notes,
     )
-    from runner.tasks.rendered_prompts import add_prompt_facts as add_prompt_facts
+    from runner.tasks.rendered_prompts import add_prompt_facts_to_report as add_prompt_facts_to_report
     from runner.tasks.rendered_prompts import render_prompts as render_prompts
 
 PLACES = {
@@ -103,13 +103,13 @@ PLACES = {
     "build_chat_prompt": "runner.tasks.chat_prompts",  # a user message, after a system message if there is one
     "build_random_id": "runner.tasks.chat_prompts",  # the id that determines a request's random numbers
     "EngineWrapper": "runner.engines.engine_wrapper",  # base class of engines on top of the job's engine
-    "add_prompt_facts": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
+    "add_prompt_facts_to_report": "runner.tasks.rendered_prompts",  # facts about the form of prompts, for the report
     "render_prompts": "runner.tasks.rendered_prompts",  # prompts as the model sees them
     "build_rope_notes_for_samples": "runner.tasks.context_length",  # texts that need no RoPE scaling, or exceed it
     "exceed_context_hint": "runner.tasks.context_length",  # how to allow longer texts, for an error message
     # data: the user's own prompts, and questions with right answers
     "load_user_prompts": "runner.datasets.prompts",  # the prompts of a job: a key's, a file's or those of stdin
-    "to_chat_or_raw_prompt": "runner.datasets.prompts",  # a prompt as the model gets it: a chat, or unchanged
+    "convert_prompt_to_task_format": "runner.datasets.prompts",  # a prompt as the model gets it: a chat, or unchanged
     "hash_prompts": "runner.datasets.prompts",  # the hash of prompts, for `Inputs.hashes`
     "describe_prompts": "runner.datasets.prompts",  # where they come from, for `Inputs.data`
     "format_completions_as_jsonl": "runner.datasets.prompts",  # the text of completions.jsonl

@@ -219,7 +219,7 @@ class EarlyStop(Policy):
             ahead,
             count_comparisons(task),
             margin_fraction(task),
-            _find_job_with_final_test(stopping_job, job, len(numbers)),
+            _find_earlier_final_test_job(stopping_job, job, len(numbers)),
         )
 
     def start(self, samples: Mapping[int, Sample]) -> int | None:
@@ -294,7 +294,7 @@ class EarlyStop(Policy):
         } | ({"early_stop_final_test": f"used by {self.final_test_job}"} if self.final_test_job else {})
 
 
-def _find_job_with_final_test(stopping_job: Job, baseline: Job, num_questions: int) -> str:
+def _find_earlier_final_test_job(stopping_job: Job, baseline: Job, num_questions: int) -> str:
     """Return the id of a job with reusable answers whose final test had another number of questions."""
     for other in find_jobs_with_reusable_answers(stopping_job):
         record = other.read_last_record()

@@ -20,7 +20,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.typed_command import format_grid_command
 from runner.engines.kinds import get_model_kind
-from runner.records.jobs import LOCK, Job, identify_job, lock_job
+from runner.records.jobs import LOCK, Job, create_job_with_hashed_id, lock_job
 from runner_base import ConfigError, Record, format_unknown_choice_message
 from runner_base.files import is_locked
 
@@ -57,7 +57,9 @@ def parse_named_overrides(job_reference: str | None, task: TaskConfig) -> list[s
 
 
 def build_job(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
-    return identify_job(config, version, _model_fingerprint(config) | hashes, is_measurement=False)
+    return create_job_with_hashed_id(
+        config, version, _model_fingerprint(config) | hashes, is_measurement=False
+    )
 
 
 def find_job_by_id(config: RunnerConfig, job_id: str) -> Job:

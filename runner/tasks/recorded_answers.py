@@ -39,7 +39,7 @@ def load_recorded_answers(config: RunnerConfig, key: str, job_name: str) -> list
     samples = read_samples(job.samples_path)
     requests = _build_requests_again(config, job, key, job_name)
     answered = [(samples[index], requests[index]) for index in sorted(samples) if not samples[index].failed]
-    items = [item for sample, request in answered for item in _create_items(sample, request)]
+    items = [item for sample, request in answered for item in _create_item_per_answer(sample, request)]
     if not items:
         raise ConfigError(f"{job.job_id} has no answer with text", key=key, value=job_name, code="empty")
     return items
@@ -109,7 +109,7 @@ def _compose_recorded_config(config: RunnerConfig, job: Job) -> RunnerConfig:
     return replace(config, **groups)
 
 
-def _create_items(sample: Sample, request: Request) -> list[ScoredItem]:
+def _create_item_per_answer(sample: Sample, request: Request) -> list[ScoredItem]:
     answers = [answer for answer in sample.answers if answer.token_ids or answer.text]
     cluster = sample.cluster
     if request.n > 1:  # the answers to one prompt depend on each other

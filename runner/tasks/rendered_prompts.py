@@ -15,7 +15,7 @@ from runner_engine import Engine, EngineReport, Request, prompt_sha256
 HASH_CHARACTERS = 12
 
 
-def add_prompt_facts(
+def add_prompt_facts_to_report(
     prompt_description: Sequence[str],
     request_without_question: Request,
     first_request: Request,

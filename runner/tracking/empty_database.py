@@ -9,7 +9,7 @@ from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
-from runner_base import short_hash
+from runner_base import compute_short_json_hash
 from runner_base.files import get_user_cache_folder, replace_atomically
 from runner_base.user_cache import mark_file_used, remove_unused_cache_files
 
@@ -64,7 +64,7 @@ def _cached_files() -> list[Path]:
 
 
 def _cache_file_prefix() -> str:
-    return f"mlflow-{short_hash([metadata.version(name) for name in MAKERS], 16)}"
+    return f"mlflow-{compute_short_json_hash([metadata.version(name) for name in MAKERS], 16)}"
 
 
 def _short_sha256(content: bytes) -> str:

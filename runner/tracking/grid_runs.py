@@ -21,7 +21,7 @@ from runner.tracking.connection import (
 )
 from runner.tracking.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_stored_runs
 from runner.tracking.stores import Store
-from runner_base import Status, TrackingError, lock_file, machine, redact_secrets, short_hash
+from runner_base import Status, TrackingError, compute_short_json_hash, lock_file, machine, redact_secrets
 from runner_base.files import is_locked
 
 log = logging.getLogger(__name__)
@@ -125,10 +125,10 @@ def log_grid_results(
                 experiment, FIRST_METRIC, job_runs.sanitize_mlflow_name(first_metric)
             )
         texts = dict(tags)
-        is_own = NOTE not in there or short_hash(there[NOTE]) == there.get(OWN_NOTE)
+        is_own = NOTE not in there or compute_short_json_hash(there[NOTE]) == there.get(OWN_NOTE)
         if is_own:
             note = note[: job_runs.MAX_TAG_CHARACTERS]
-            texts |= {NOTE: note, OWN_NOTE: short_hash(note)}
+            texts |= {NOTE: note, OWN_NOTE: compute_short_json_hash(note)}
         job_runs.log_metrics_and_tags(run.client, run.run_id, metrics, texts)
 
 

@@ -175,7 +175,7 @@ def create_mlflow_sink(config: RunnerConfig, job: Job) -> MlflowSink:
     return MlflowSink(store, job, config.trackers, store.experiment if store else EXPERIMENT)
 
 
-def require_free_space(config: RunnerConfig) -> None:
+def require_free_disk_space(config: RunnerConfig) -> None:
     """Raise an error before the job starts if the disk is full."""
     errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
     store = create_store_from_config(config)

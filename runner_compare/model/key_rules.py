@@ -238,10 +238,10 @@ def select_distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -
     occurs with both values. Likewise, only llama.cpp or vLLM have keys of their own engine.
     """
 
-    def is_distinguishing(key: str) -> bool:
+    def is_distinguishing_key(key: str) -> bool:
         values = {config.get(key) for config in configs}
         by_engine = ENGINE in keys and key != ENGINE and config_group(key) == config_group(ENGINE)
         follows = by_engine or f"{config_group(key)}.name" in keys
         return not (None in values and len(values) == 2 and follows)
 
-    return [key for key in keys if is_distinguishing(key)]
+    return [key for key in keys if is_distinguishing_key(key)]

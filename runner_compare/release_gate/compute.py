@@ -32,7 +32,7 @@ from runner_compare.release_gate.verdicts import (
 )
 from runner_compare.render.labels import format_row_name
 from runner_compare.statistics import ALPHA, RATIOS, Decision, MarginVerdict
-from runner_compare.statistics.effects import compute_margin_p_value
+from runner_compare.statistics.effects import compute_margin_test_p_value
 from runner_compare.ways.repeats import is_speed, load_compared_repeats
 
 
@@ -223,7 +223,7 @@ def _compute_loss_p_value(decision: Decision) -> float:
     """Return the adjusted p-value of a loss beyond the margin, for the best outcome of cut-off answers."""
     versions = [decision, *(decision.ends or ())]
     p = max(
-        compute_margin_p_value(version.test, version.margin_value)
+        compute_margin_test_p_value(version.test, version.margin_value)
         for version in versions
         if version.margin_value is not None
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner_base import ConfigError, format_unknown_choice_message, short_hash
+from runner_base import ConfigError, compute_short_json_hash, format_unknown_choice_message
 from runner_compare.command import build_comparison
 from runner_compare.model.baselines import format_key_differences
 from runner_compare.model.data import Run, Table
@@ -58,7 +58,7 @@ class GateRuns:
             for row in rows
         }
         missing = {(job.job_id or job.name, str(job.state)) for job in self.missing_jobs}
-        return short_hash([sorted(results), sorted(missing)], 16)
+        return compute_short_json_hash([sorted(results), sorted(missing)], 16)
 
     def _find_run_in_files(self, run: Run) -> object:
         """Return the run that was loaded from a results file. None for a recorded job."""
@@ -154,7 +154,7 @@ def read_files(
         for run in of_baseline
     ]
     name, setting = _build_baseline_display_names(tables, Path(baseline).name)
-    return GateRuns(compared, reader, missing, name, setting, short_hash(sorted(parts), 16))
+    return GateRuns(compared, reader, missing, name, setting, compute_short_json_hash(sorted(parts), 16))
 
 
 def _load(
@@ -207,7 +207,13 @@ def compare_recorded_jobs_with_baseline(
     job_ids = sorted({row.run.job_id for row in rows if row.is_baseline})
     name = options.baseline
     return GateRuns(
-        compared, found.reader, [*missing.values()], name, name, short_hash(job_ids, 16), found.records
+        compared,
+        found.reader,
+        [*missing.values()],
+        name,
+        name,
+        compute_short_json_hash(job_ids, 16),
+        found.records,
     )
 
 

@@ -205,7 +205,7 @@ def _effect_cells(rows: list[TableRow], format_effect: Callable[[Decision], str]
     return [format_effect(row.effect) if row.effect else "" for row in rows]
 
 
-def build_ratio_columns(table: Table) -> list[Column]:
+def build_detailed_ratio_columns(table: Table) -> list[Column]:
     lines = [(row, effect) for row in table.rows for effect in row.ratio_effects]
     counted = "/".join(dict.fromkeys(find_quantity(effect).counted for _, effect in lines))
     columns = [

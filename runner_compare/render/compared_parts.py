@@ -62,7 +62,7 @@ def format_subset_sentences(
     ]
 
 
-def format_short_subset_finding_sentences(
+def summarize_subset_findings_per_row(
     subject: str,
     table: Table,
     decisions_by_run: Mapping[str, Mapping[Subset, Decision]],
@@ -80,7 +80,9 @@ def format_short_subset_finding_sentences(
     return lines
 
 
-def format_undecided_sentences(subject: str, compared: Mapping[str, Mapping[Any, Decision]]) -> list[str]:
+def format_undecided_comparison_sentences(
+    subject: str, compared: Mapping[str, Mapping[Any, Decision]]
+) -> list[str]:
     findings = [decision.finding for of_row in compared.values() for decision in of_row.values()]
     count = findings.count(Finding.open)
     return [

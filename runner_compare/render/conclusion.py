@@ -55,7 +55,7 @@ def format_conclusion_sentences(rows: Sequence[TableRow]) -> list[str]:
     compared.
     """
     items = [
-        Item(row, decision, *_get_candidate_name_and_condition(row, rows, decision))
+        Item(row, decision, *_describe_candidate_and_shared_settings(row, rows, decision))
         for row in rows
         for decision in row.effects
     ]
@@ -124,14 +124,14 @@ def _group_candidates_by_verdict(items: Iterable[Item]) -> dict[str, list[Item]]
 
 def format_candidate_name(row: TableRow, all_rows: Sequence[TableRow]) -> str:
     """Return a candidate's name for sentences, e.g. `fp4 on test`."""
-    return _join_name(*_get_candidate_name_and_condition(row, all_rows))
+    return _join_name(*_describe_candidate_and_shared_settings(row, all_rows))
 
 
 def _join_name(candidate: str, condition: str) -> str:
     return f"{candidate} on {condition}" if condition else candidate
 
 
-def _get_candidate_name_and_condition(
+def _describe_candidate_and_shared_settings(
     row: TableRow, all_rows: Sequence[TableRow], decision: Decision | None = None
 ) -> tuple[str, str]:
     """Return a candidate's name, and the values that it shares with its baseline but not with all rows.
@@ -242,7 +242,7 @@ def format_advice_for_undecided(items: Sequence[Item]) -> str:
         return ""
     if first.verdict is not None:
         return _suggest_samples_or_larger_margin(items)
-    return "" if first.is_ratio else _format_detection_advice(items)
+    return "" if first.is_ratio else _format_undetected_difference_advice(items)
 
 
 def _suggest_samples_or_larger_margin(items: Sequence[Item]) -> str:
@@ -251,12 +251,12 @@ def _suggest_samples_or_larger_margin(items: Sequence[Item]) -> str:
         more = max(0, (hardest.needed or 0) - hardest.n)
         if more:
             return f"use about {format_rounded_count(more)} more {get_sample_unit_name(hardest)} or a larger margin"
-    if limit := _describe_precision_limit_of_clusters(items):
+    if limit := _explain_too_few_clusters(items):
         return f"{limit[0]}. {limit[1]}"
     return f"use more {get_sample_unit_name(items[0].decision)} or a larger margin"
 
 
-def _describe_precision_limit_of_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
+def _explain_too_few_clusters(items: Sequence[Item]) -> tuple[str, str] | None:
     """Return a reason and an advice; None if there are enough clusters."""
     few = next((item for item in items if item.decision.counts.get("few")), None)
     if few is None:
@@ -268,7 +268,7 @@ def _describe_precision_limit_of_clusters(items: Sequence[Item]) -> tuple[str, s
     return f"the {clusters:,} {noun}s limit the precision", f"Add questions from new {noun}s"
 
 
-def _format_detection_advice(items: Sequence[Item]) -> str:
+def _format_undetected_difference_advice(items: Sequence[Item]) -> str:
     decisions = [item.decision for item in items]
     hardest = max(decisions, key=lambda decision: decision.detectable or float("inf"))
     counted = get_sample_unit_name(hardest)
@@ -281,7 +281,7 @@ def _format_detection_advice(items: Sequence[Item]) -> str:
         return f"{shown} ({tells_more})"
     if find_quantity(hardest) is not ACCURACIES:  # no difference in nats is small for every model
         return f"{shown}; use more {counted}"
-    if limit := _describe_precision_limit_of_clusters(items):
+    if limit := _explain_too_few_clusters(items):
         return f"{shown}, because {limit[0]}. {limit[1]}"
     if any(decision.counts.get("few") for decision in decisions):
         return f"{shown}. Add questions: they limit the precision, not the answers per question"

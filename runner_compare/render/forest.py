@@ -51,11 +51,11 @@ def draw_forest_plot_lines(
     lines = []
     for unit in units:
         of_unit = [(row, effect) for row, effect in compared if effect_unit(effect) == unit]
-        lines += _draw_forest_lines_per_unit(of_unit, keys, unit, width, marks)
+        lines += _draw_forest_plot_for_unit(of_unit, keys, unit, width, marks)
     return lines
 
 
-def _draw_forest_lines_per_unit(
+def _draw_forest_plot_for_unit(
     compared: list[tuple[TableRow, Decision]], keys: list[str], unit: str, width: int, marks: PlotCharacters
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]

@@ -29,14 +29,14 @@ def format_number(value: float | None, extra_digits: int = 0) -> str:
     return f"{value:,.{extra_digits}f}" if is_large else f"{value:.{3 + extra_digits}g}"
 
 
-def round_up_count(count: int) -> int:
+def round_up_to_three_digits(count: int) -> int:
     """Round a number of questions up to three digits, so that the stated power still holds."""
     step = int(max(1, 10 ** (len(str(count)) - 3)))
     return -(-count // step) * step
 
 
 def format_rounded_count(count: int) -> str:
-    return f"{round_up_count(count):,}"
+    return f"{round_up_to_three_digits(count):,}"
 
 
 def format_count_interval(count: int, interval: tuple[int | None, int | None] | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from runner_compare.features.flips.compute import TableFlips
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
-from runner_compare.render.labels import round_up_count
+from runner_compare.render.labels import round_up_to_three_digits
 from runner_compare.statistics import Finding
 
 LIMIT = "task.limit"
@@ -95,7 +95,7 @@ def _suggest_more_questions(table: Table) -> tuple[str, str] | None:
     if not needed or len(needed) < len(undecided) or not of_runner:
         return None
     return (
-        f"runner … {LIMIT}={round_up_count(max(needed))}",
+        f"runner … {LIMIT}={round_up_to_three_digits(max(needed))}",
         "repeats the grid's command and reuses its answers",
     )
 

@@ -11,7 +11,7 @@ from runner_base import Picture
 from runner_compare.model.comparison import Comparison, ReportPart, css_class
 from runner_compare.model.data import Table, key_label
 from runner_compare.render.html import escape_html, write_html_table
-from runner_compare.render.parts import build_table_part, section_parts
+from runner_compare.render.parts import build_table_report_part, section_parts
 from runner_compare.render.pictures import JobPicture
 from runner_compare.statistics import Finding
 
@@ -43,7 +43,7 @@ def write_page(
     for part in section_parts(comparison):
         _write_report_part(part, part.figures, out)
     for table, figures, below in parts:
-        _write_report_part(build_table_part(table), figures, out, below)
+        _write_report_part(build_table_report_part(table), figures, out, below)
     out.write("</body>\n</html>\n")
 
 

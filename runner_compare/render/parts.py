@@ -12,7 +12,11 @@ from runner_compare.features.registry import load_comparison_sections
 from runner_compare.model.comparison import Comparison, ReportPart, SentenceWithFinding, TableGrid, css_class
 from runner_compare.model.data import JOB_ID, Run, Table, TableRow, key_label
 from runner_compare.render.across_tasks import build_tables_across_tasks
-from runner_compare.render.columns import build_ratio_columns, build_table_columns, format_table_legend
+from runner_compare.render.columns import (
+    build_detailed_ratio_columns,
+    build_table_columns,
+    format_table_legend,
+)
 from runner_compare.render.conclusion import conclusion_text, format_candidate_name
 from runner_compare.render.effects import format_high_error_rate_warning, format_simultaneous_intervals_note
 from runner_compare.render.findings import format_finding_sentence_per_row
@@ -56,7 +60,7 @@ def build_comparison_report_parts(comparison: Comparison) -> list[ReportPart]:
     across = [
         ReportPart(title, [TableGrid(columns_across)], is_headed=False) for title, columns_across in titled
     ]
-    return [*map(build_table_part, comparison.tables), *across, *further]
+    return [*map(build_table_report_part, comparison.tables), *across, *further]
 
 
 def section_parts(comparison: Comparison) -> list[ReportPart]:
@@ -69,7 +73,7 @@ def _row_css_class(row: TableRow) -> str:
     return "dominated" if row.on_front is False else ""
 
 
-def build_table_part(table: Table) -> ReportPart:
+def build_table_report_part(table: Table) -> ReportPart:
     return ReportPart(
         table.task,
         LazySequence(lambda: build_complete_grids(table)),
@@ -94,7 +98,7 @@ def build_complete_grids(table: Table) -> list[TableGrid]:
     grids = [TableGrid(build_table_columns(table), classes=classes)]
     if table.has_ratios:
         classes = [css_class(ratio.finding) for row in table.rows for ratio in row.ratio_effects]
-        grids.append(TableGrid(build_ratio_columns(table), classes=classes))
+        grids.append(TableGrid(build_detailed_ratio_columns(table), classes=classes))
     for section in load_comparison_sections():
         grids += [TableGrid(further, title) for title, further in section.tables(table).items()]
     return grids
@@ -117,7 +121,7 @@ def build_sentences_below_tables(table: Table) -> list[str]:
     of_sections = [text for section in load_comparison_sections() for text in section.short_sentences(table)]
     intervals = format_simultaneous_intervals_note(row.effect for row in table.candidate_rows if row.effect)
     return [
-        *format_not_compared_lines(table),
+        *format_not_compared_reasons(table),
         *format_limitations_users_can_remove(table),
         *map(render_notes, table.remarks),
         *of_sections,
@@ -125,7 +129,7 @@ def build_sentences_below_tables(table: Table) -> list[str]:
     ]
 
 
-def format_not_compared_lines(table: Table) -> list[str]:
+def format_not_compared_reasons(table: Table) -> list[str]:
     names: dict[str, list[str]] = {}
     for row in table.candidate_rows:
         if row.note is not None:
@@ -205,7 +209,7 @@ def _format_cluster_counts(clusters: Sequence[float | None], noun: str) -> str:
     """Return the number of clusters of all runs, e.g. ` in 18 clusters (templates)`."""
     known = sorted(count for count in clusters if count)
     if len(known) < len(clusters):
-        return f", clustered in {len(known)} of {len(clusters)} runs" if known else ""
+        return f" · {len(known)} of {len(clusters)} runs grouped into {noun}s" if known else ""
     low, high = known[0], known[-1]
     count = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
     what = "" if noun == "cluster" else f" ({noun}s)"

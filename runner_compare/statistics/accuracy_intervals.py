@@ -16,10 +16,10 @@ from runner_compare.statistics import ratios
 from runner_compare.statistics.bounded_means import compute_mean_p_value
 from runner_compare.statistics.stats import (
     ALPHA,
+    bisect_to_interval_end,
     compute_clopper_pearson_interval,
     compute_student_quantile,
     compute_wilson_interval,
-    find_interval_end,
 )
 
 
@@ -106,10 +106,10 @@ def compute_exact_accuracy_interval(
     sums, sizes = ratios.sum_by_cluster(list(map(float, solved)), clusters)
     failures = [size - right for right, size in zip(sums, sizes, strict=True)]
     share = math.fsum(sums) / len(solved)
-    low = 1 - find_interval_end(
+    low = 1 - bisect_to_interval_end(
         lambda true: compute_mean_p_value(failures, sizes, true, 1) >= ALPHA / 2, 1 - share, 1.0
     )
-    return low, find_interval_end(
+    return low, bisect_to_interval_end(
         lambda true: compute_mean_p_value(sums, sizes, true, 1) >= ALPHA / 2, share, 1.0
     )
 
@@ -124,12 +124,12 @@ def clustered_accuracy_interval(
 
     `mean_answers` is the number of answers per question.
     """
-    return compute_interval_over_clusters(
+    return compute_clustered_proportion_interval(
         *ratios.sum_by_cluster(list(map(float, question_accuracies)), clusters), alpha, mean_answers
     )
 
 
-def compute_interval_over_clusters(
+def compute_clustered_proportion_interval(
     sums: Sequence[float], sizes: Sequence[float], alpha: float = ALPHA, mean_answers: float = 1.0
 ) -> tuple[float, float]:
     """Return the 95 % interval of a proportion, given the sum and size of each cluster.
@@ -168,7 +168,9 @@ def compute_interval_over_clusters(
         )
         return abs(at_worst) <= widest and min(abs(estimated), abs(skewed)) <= bound
 
-    return find_interval_end(is_compatible, share, 0.0), find_interval_end(is_compatible, share, 1.0)
+    return bisect_to_interval_end(is_compatible, share, 0.0), bisect_to_interval_end(
+        is_compatible, share, 1.0
+    )
 
 
 def _compute_score_statistic(observed_gap: float, true_proportion: float, effective_n: float) -> float:

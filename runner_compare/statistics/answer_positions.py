@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from runner_base import Likelihood
 from runner_compare.metrics.likelihoods import AGREEMENT
-from runner_compare.statistics.accuracy_intervals import compute_interval_over_clusters
+from runner_compare.statistics.accuracy_intervals import compute_clustered_proportion_interval
 from runner_compare.statistics.decisions import Decision, Finding
 from runner_compare.statistics.loss_cells import (
     build_loss_curves,
@@ -62,7 +62,7 @@ def compute_metrics_by_generated_position(
         if all(answer.has_kl for answer in sums):
             agreed = [answer.agreed for answer in sums]
             found[f"{AGREEMENT}{suffix}"] = ratio_of_sums(agreed, tokens)
-            if len(sums) >= MIN_TEXTS and (ends := compute_interval_over_clusters(agreed, tokens)):
+            if len(sums) >= MIN_TEXTS and (ends := compute_clustered_proportion_interval(agreed, tokens)):
                 found |= {
                     f"{AGREEMENT}_{end}{suffix}": value
                     for end, value in zip(("low", "high"), ends, strict=True)

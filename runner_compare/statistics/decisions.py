@@ -9,7 +9,7 @@ from functools import cached_property
 
 from runner_base.notes import Note, note
 from runner_compare.metrics import BetterDirection, find_metric
-from runner_compare.statistics.effects import Effect, SampleSizeRange, Test, compute_margin_p_value
+from runner_compare.statistics.effects import Effect, SampleSizeRange, Test, compute_margin_test_p_value
 from runner_compare.statistics.margins import MarginVerdict, decide_sequential_verdict
 from runner_compare.statistics.sequential import Side, comparison_level
 from runner_compare.statistics.simultaneous import SPARED, align_interval_with_decision
@@ -402,7 +402,7 @@ def compute_max_error_rate(decisions: Sequence[Decision]) -> float:
 
 
 def _p_value_against(test: Test, null_value: float | None) -> float:
-    return test.effect.p if null_value is None else compute_margin_p_value(test, null_value)
+    return test.effect.p if null_value is None else compute_margin_test_p_value(test, null_value)
 
 
 def _better_sign(effect: Effect) -> int:

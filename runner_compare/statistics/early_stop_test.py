@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_compare.statistics.effects import compute_margin_p_value
+from runner_compare.statistics.effects import compute_margin_test_p_value
 from runner_compare.statistics.methods.mcnemar import McNemarTest
 from runner_compare.statistics.sequential import SequentialPairs, Side
 from runner_compare.statistics.simultaneous import align_interval_with_decision
@@ -108,4 +108,8 @@ class EarlyStopPairs:
 
     def _compute_final_p_value(self, null_difference: float) -> float:
         assert self.final is not None
-        return compute_margin_p_value(self.final, null_difference) if null_difference else self.final.effect.p
+        return (
+            compute_margin_test_p_value(self.final, null_difference)
+            if null_difference
+            else self.final.effect.p
+        )

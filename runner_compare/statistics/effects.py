@@ -180,7 +180,7 @@ class Test(ABC):
         return None
 
 
-def compute_margin_p_value(test: Test, null_value: float) -> float:
+def compute_margin_test_p_value(test: Test, null_value: float) -> float:
     """Return the p-value of the margin test, adjusted so that it never contradicts the test for a difference.
 
     A run that is worse by more than a margin is worse, and one that is better is above the

@@ -11,7 +11,10 @@ from typing import Any
 from runner_base import Likelihood
 from runner_base.scored_choices import NORMS, select_choice
 from runner_compare.metrics import LOG_LIKELIHOOD
-from runner_compare.statistics.accuracy_intervals import accuracy_interval, compute_interval_over_clusters
+from runner_compare.statistics.accuracy_intervals import (
+    accuracy_interval,
+    compute_clustered_proportion_interval,
+)
 from runner_compare.statistics.ratios import MIN_TEXTS, compute_ratio_interval, ratio_of_sums
 from runner_compare.statistics.stats import ALPHA
 
@@ -164,7 +167,11 @@ def _create_token_fraction_metric(
 
     The interval is not Student's, which covers too little where nearly all tokens count.
     """
-    ends = compute_interval_over_clusters(numerators, denominators) if len(numerators) >= MIN_TEXTS else None
+    ends = (
+        compute_clustered_proportion_interval(numerators, denominators)
+        if len(numerators) >= MIN_TEXTS
+        else None
+    )
     return _with_interval(name, ratio_of_sums(numerators, denominators), ends)
 
 

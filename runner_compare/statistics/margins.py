@@ -40,7 +40,7 @@ def decide_sequential_verdict(difference_side: Side, margin_side: Side) -> Margi
     return MarginVerdict.undecided if margin_side is Side.open else MarginVerdict.worse_by_more
 
 
-def plan_paired_questions(
+def compute_non_inferiority_sample_size(
     margin: float,
     discordant_rate: float,
     alpha: float = ALPHA,

@@ -66,7 +66,11 @@ class MeanDifference:
         """
         sums, sizes = map(tuple, ratios.sum_by_cluster(differences, clusters))
         n, by_flips = len(differences), ratios.compute_sign_flip_p_value(sums)
-        p = by_flips if by_flips >= 1 else max(by_flips, _compute_p_value(sums, sizes, 0.0, is_strict))
+        p = (
+            by_flips
+            if by_flips >= 1
+            else max(by_flips, _compute_mean_difference_p_value(sums, sizes, 0.0, is_strict))
+        )
         return cls(
             n, math.fsum(differences) / n, sums, sizes, p, ratios.effective_num_clusters(sizes), is_strict
         )
@@ -80,7 +84,7 @@ class MeanDifference:
         return (
             self.p
             if null_difference == 0
-            else _compute_p_value(self.sums, self.sizes, null_difference, self.is_strict)
+            else _compute_mean_difference_p_value(self.sums, self.sizes, null_difference, self.is_strict)
         )
 
     def compute_interval(self, alpha: float = ALPHA) -> tuple[float, float]:
@@ -106,7 +110,7 @@ class MeanDifference:
         return inside
 
 
-def _compute_p_value(
+def _compute_mean_difference_p_value(
     sums: Sequence[float], sizes: Sequence[float], null_difference: float, is_strict: bool
 ) -> float:
     import numpy as np  # where means are compared: a score needs none of it

@@ -6,7 +6,7 @@ from runner_compare.statistics.early_stop_plans import (
     find_early_stop_detectable_loss,
     plan_early_stopping_sample_size,
 )
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.planning import find_smallest_detectable_difference
 
 
@@ -30,7 +30,7 @@ def plan_questions_for_margin(
     margin: float, disagreement_rate: float, alpha: float, stops_early: bool = False, has_margin: bool = False
 ) -> int | None:
     """Return the number of questions needed to show non-inferiority if both runs are equally good."""
-    fixed = plan_paired_questions(margin, disagreement_rate, alpha)
+    fixed = compute_non_inferiority_sample_size(margin, disagreement_rate, alpha)
     if fixed is None or not stops_early:
         return fixed
     return plan_early_stopping_sample_size(margin, disagreement_rate, alpha, fixed, has_margin)

@@ -43,7 +43,7 @@ class RunRatio:
     runs: int  # of both sides together
 
     @classmethod
-    def from_runs(cls, runs: Sequence[float], baseline: Sequence[float]) -> RunRatio:
+    def from_run_values(cls, runs: Sequence[float], baseline: Sequence[float]) -> RunRatio:
         """Compute the ratio from two or more positive values per job."""
         logs, baseline_logs = ([math.log(value) for value in side] for side in (runs, baseline))
         error = math.sqrt(variance(logs) / len(logs) + variance(baseline_logs) / len(baseline_logs))

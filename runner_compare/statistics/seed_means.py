@@ -18,7 +18,7 @@ from statistics import NormalDist, fmean, variance
 
 from runner_compare.statistics import ratios
 from runner_compare.statistics.accuracy_intervals import compute_exact_accuracy_interval
-from runner_compare.statistics.stats import ALPHA, POWER, compute_student_quantile, find_interval_end
+from runner_compare.statistics.stats import ALPHA, POWER, bisect_to_interval_end, compute_student_quantile
 
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
@@ -125,7 +125,7 @@ def compute_difference_p_value(components: Sequence[ErrorComponent], difference:
     """
     if not difference:
         return 1.0
-    least = find_interval_end(
+    least = bisect_to_interval_end(
         lambda log_p: (
             compute_combined_error_bound(components, math.exp(log_p), difference > 0) < abs(difference)
         ),
@@ -173,7 +173,9 @@ def compute_accuracy_interval_over_seeds(
     def is_compatible(true: float) -> bool:
         return abs(mean.mean - true) <= relative * math.sqrt(true * (1 - true))
 
-    return find_interval_end(is_compatible, mean.mean, 0.0), find_interval_end(is_compatible, mean.mean, 1.0)
+    return bisect_to_interval_end(is_compatible, mean.mean, 0.0), bisect_to_interval_end(
+        is_compatible, mean.mean, 1.0
+    )
 
 
 def compute_exact_interval_over_seeds(

@@ -93,12 +93,12 @@ def compute_paired_difference_interval(
     assert min(wins, losses, n - wins - losses) >= 0
     if n == 0:
         return -1.0, 1.0
-    return _compute_lower_interval_end(wins, losses, n, alpha), -_compute_lower_interval_end(
-        losses, wins, n, alpha
-    )
+    return _compute_paired_difference_lower_bound(
+        wins, losses, n, alpha
+    ), -_compute_paired_difference_lower_bound(losses, wins, n, alpha)
 
 
-def _compute_lower_interval_end(wins: int, losses: int, n: int, alpha: float) -> float:
+def _compute_paired_difference_lower_bound(wins: int, losses: int, n: int, alpha: float) -> float:
     from scipy.special import bdtr, betaincinv
 
     low, _ = compute_tango_interval(wins, losses, n, alpha, continuity_correction(wins, losses, n))
@@ -164,7 +164,9 @@ def compute_tango_interval(
     def is_compatible(difference: float) -> bool:
         return abs(compute_tango_score(wins, losses, n, difference, correction)) <= z
 
-    return find_interval_end(is_compatible, estimate, -1.0), find_interval_end(is_compatible, estimate, 1.0)
+    return bisect_to_interval_end(is_compatible, estimate, -1.0), bisect_to_interval_end(
+        is_compatible, estimate, 1.0
+    )
 
 
 def compute_tango_score(
@@ -216,7 +218,7 @@ def compute_unpaired_difference_p_value(
         low, high = compute_unpaired_difference_interval(successes_1, n_1, successes_2, n_2, alpha)
         return not low <= null_difference <= high
 
-    return find_interval_end(is_excluded, 1.0, LEAST_P, 60)  # finer than the smallest p
+    return bisect_to_interval_end(is_excluded, 1.0, LEAST_P, 60)  # finer than the smallest p
 
 
 def find_detectable_paired_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
@@ -239,7 +241,7 @@ def find_detectable_paired_difference(n: int, discordant_rate: float, alpha: flo
     return (
         None
         if compute_detection_excess(1.0) < 0
-        else find_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
+        else bisect_to_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
     )
 
 
@@ -271,7 +273,7 @@ def find_detectable_unpaired_difference(
     return (
         None
         if compute_detection_excess(1.0) < 0
-        else find_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
+        else bisect_to_interval_end(lambda difference: compute_detection_excess(difference) >= 0, 1.0, 0.0)
     )
 
 
@@ -303,7 +305,7 @@ def normal_quantile(alpha: float) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def find_interval_end(
+def bisect_to_interval_end(
     is_inside: Callable[[float], bool], inner_value: float, range_end: float, halvings: int = HALVINGS
 ) -> float:
     """Find the end of a confidence interval by bisection."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES
-from runner_compare.statistics.accuracy_intervals import compute_interval_over_clusters
+from runner_compare.statistics.accuracy_intervals import compute_clustered_proportion_interval
 from runner_compare.statistics.ratios import MIN_TEXTS, compute_ratio_interval, ratio_of_sums
 from runner_compare.statistics.token_percentiles import TokenValues
 
@@ -133,7 +133,7 @@ def _compute_top_1_agreement(texts: Sequence[TextTokens]) -> dict[str, float]:
     """
     agreed = [float(text.agreed) for text in texts]
     sizes = [float(len(text.least)) for text in texts]
-    ends = compute_interval_over_clusters(agreed, sizes) if len(texts) >= MIN_TEXTS else None
+    ends = compute_clustered_proportion_interval(agreed, sizes) if len(texts) >= MIN_TEXTS else None
     return _with_interval("top_1_agreement", ratio_of_sums(agreed, sizes), ends)
 
 

@@ -71,7 +71,7 @@ def compare_answers(
     )
     remarks += [check_runs_have_same_prompts(pairs, pairing), _engine_note(run, base)]
     if run.compared_while_running or base.compared_while_running:
-        return with_notes(_compare_by_always_valid_test(run, base, pairs), *remarks)
+        return with_notes(_compare_runs_by_sequential_test(run, base, pairs), *remarks)
     test_of = (
         partial(create_mean_difference_test, cluster_field_name=find_cluster_field(run, base, pairs))
         if needs_mean_test(pairs)
@@ -135,7 +135,7 @@ def _engine_note(run: Run, base: Run) -> Note | None:
     return None if engine == other else note("different_engines", here=engine, there=other)
 
 
-def _compare_by_always_valid_test(run: Run, base: Run, pairs: Pairs) -> RunComparison:
+def _compare_runs_by_sequential_test(run: Run, base: Run, pairs: Pairs) -> RunComparison:
     """Compare two runs by the anytime-valid test. This test is used even if neither run stopped early.
 
     Choosing between two tests would find too many differences.

@@ -117,7 +117,7 @@ class PassLayout:
     _views: dict[Window, WindowView] = field(default_factory=dict)
 
     @cached_property
-    def span_token_indices(self) -> list[torch.Tensor]:
+    def token_indices_per_span(self) -> list[torch.Tensor]:
         """Index of each token within each span, or -1 for tokens outside the span."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
@@ -243,7 +243,7 @@ class PassLayout:
         """Compute attention within all spans in one SDPA call, then to cached keys for each span."""
         scaling = attention.scaling
         parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
-        for span, row_of in zip(self.spans, self.span_token_indices, strict=True):
+        for span, row_of in zip(self.spans, self.token_indices_per_span, strict=True):
             if span.before:
                 earlier = self.own.read(attention.layer, span.slot, span.before)
                 of_span = query[:, span.first : span.last]
@@ -315,7 +315,7 @@ def _compute_attention_to_shared_keys(
                 use.first,
             )
         )
-    for span, row_of in zip(layout.spans, layout.span_token_indices, strict=True):
+    for span, row_of in zip(layout.spans, layout.token_indices_per_span, strict=True):
         at = slice(span.first, span.last)
         first, sees = None if view.first is None else view.first[at], span.before + 1
         count = span.last - span.first

@@ -34,7 +34,7 @@ def compute_weight_nbytes(
     """
     parts = dict.fromkeys(PARTS, 0)
     has_embedding = any(classify_tensor(tensor) == "embedding" for tensor in tensors)
-    coded = _find_quantized_names(tensors, stored_format)
+    coded = _find_quantized_tensors_and_layers(tensors, stored_format)
     for tensor in tensors:
         part = classify_tensor(tensor, has_fused_experts, config.get("model_type"))
         if part == "head" and config.get("tie_word_embeddings") and has_embedding:
@@ -91,7 +91,9 @@ def count_linear_weights(
     return tensor.num_elements if part == "linear" or is_quantized_head else 0
 
 
-def _find_quantized_names(tensors: list[TensorLocation], stored_format: StoredFormat | None) -> set[str]:
+def _find_quantized_tensors_and_layers(
+    tensors: list[TensorLocation], stored_format: StoredFormat | None
+) -> set[str]:
     """Return the names of all tensors with quantized codes, and the paths of their layers."""
     ends = () if stored_format is None else stored_format.config.tensors.codes
     names = {tensor.name: end for tensor in tensors for end in ends if tensor.name.endswith(end)}

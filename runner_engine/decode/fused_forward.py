@@ -369,7 +369,7 @@ def _build_shared_kv_structs(layout: PassLayout, num_tokens: int, windows: _Wind
                 windows.build_attended_prefix_start_table(use),
             )
         )
-    for span, rows in zip(layout.spans, layout.span_token_indices, strict=True):
+    for span, rows in zip(layout.spans, layout.token_indices_per_span, strict=True):
         arena, row_of = (
             layout.own.address_table[span.slot].data_ptr(),
             native.get_tensor_address(rows, torch.int32, num_tokens),

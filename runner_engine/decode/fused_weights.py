@@ -178,7 +178,7 @@ class FusedWeights:
         before = (
             self._build_recurrent_mixer_fields(layer.mixer, layer_index, layer.mixer_norms)
             if layer.mixer
-            else self._build_attention_fields(layer, layer_index)
+            else self._build_attention_struct_fields(layer, layer_index)
         )
         return FusedLayer(
             norm_in=norms[0],
@@ -245,7 +245,7 @@ class FusedWeights:
         address = self.mixers.struct_address(layer_index)
         return {"rope": -1, "qkv_count": len(mixer_parts.into), "qkv": into, "out": out, "mixer": address}
 
-    def _build_attention_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
+    def _build_attention_struct_fields(self, layer: LayerLayout, layer_index: int) -> dict[str, Any]:
         attention, heads, hidden = layer.attention, self.heads, self.hidden
         assert attention is not None
         queries, pairs = heads.kv_heads * heads.group * heads.dim, heads.kv_heads * heads.dim

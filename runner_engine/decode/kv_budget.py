@@ -18,7 +18,7 @@ from runner_engine.kv_cache import (
     PagedSlots,
     PrefixTree,
     PromptCache,
-    compute_kv_store_cost_tokens,
+    compute_kv_store_size_tokens,
     copy_prefix_recurrent_state,
     create_kv_store,
     create_resident_token_counter,
@@ -119,7 +119,7 @@ class KvBudget:
         Recurrent states are included.
         """
         return (
-            compute_kv_store_cost_tokens(self.heads, self.forward.kernels, max_lengths)
+            compute_kv_store_size_tokens(self.heads, self.forward.kernels, max_lengths)
             + len(max_lengths) * self.copied
         )
 

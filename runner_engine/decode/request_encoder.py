@@ -110,7 +110,7 @@ class RequestEncoder:
             return self._create_branch_sequences(request, seen, ids)
         if request.continuation is not None:
             return [self._create_sequence_for_scoring(request, seen, ids)]
-        sampling = request.sampling.apply_defaults(self.generation, self.seed).effective
+        sampling = request.sampling.fill_unset_sampling_parameters(self.generation, self.seed).effective
         budget = self._get_thinking_budget(request)
         wanted, room = (
             self._resolve_max_new_tokens(request) + self._compute_max_thinking_tokens(budget),
@@ -169,7 +169,7 @@ class RequestEncoder:
             error = note("branch_too_long", tokens=longest, room=room)
         wanted = self._resolve_max_new_tokens(request)
         sampling, budget = (
-            request.sampling.apply_defaults(self.generation, self.seed).effective,
+            request.sampling.fill_unset_sampling_parameters(self.generation, self.seed).effective,
             self._get_thinking_budget(request),
         )
         sha256, most = request_sha256(prompt, request), wanted + self._compute_max_thinking_tokens(budget)

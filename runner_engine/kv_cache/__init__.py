@@ -15,7 +15,7 @@ from runner_engine.kv_cache.prompt_cache import PromptCache
 from runner_engine.kv_cache.sequence_kv import SequenceKv
 from runner_engine.kv_cache.shared_kv import (
     SharedKv,
-    compute_kv_store_cost_tokens,
+    compute_kv_store_size_tokens,
     copy_prefix_recurrent_state,
     create_kv_store,
 )
@@ -35,7 +35,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "KvStore",  # the rows' own keys and values, by slot: enter, leave, lengthen, fill, write, stored
     "create_kv_store",  # makes such a store, of the kind that fits heads and kernels
     "copy_prefix_recurrent_state",  # lets a row continue from a prefix's state, where layers carry some
-    "compute_kv_store_cost_tokens",  # how many tokens of the budget rows with such needs take
+    "compute_kv_store_size_tokens",  # how many tokens of the budget rows with such needs take
     "SlotStore",  # a store with one tensor for each layer: for plain torch and GPUs
     "PagedSlots",  # slots of pages, which rows share
     "SharedKv",  # keys and values that many rows read

@@ -45,7 +45,7 @@ def create_kv_store(
     return store
 
 
-def compute_kv_store_cost_tokens(
+def compute_kv_store_size_tokens(
     kv_spec: KvCacheSpec, kernels: native.Kernels | None, max_positions: Sequence[int]
 ) -> int:
     """Return the memory, in tokens, of a KV store for sequences with these maximum lengths."""

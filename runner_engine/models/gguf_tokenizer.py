@@ -83,7 +83,7 @@ class GgufVocabulary:
         name = f"tokenizer.ggml.{metadata_key}"
         return read_header_array(self.header, name, is_text) if name in self.header.arrays else None
 
-    def read_scores(self) -> list[float]:
+    def read_token_scores(self) -> list[float]:
         """Read the score of each token. Raises DataError if one of the scores is NaN."""
         scores = read_header_array(self.header, "tokenizer.ggml.scores", is_text=False)
         if any(map(math.isnan, scores)):
@@ -96,7 +96,7 @@ class GgufVocabulary:
         """
         listed = self.read_tokenizer_array("merges", is_text=True)
         if listed is None:
-            return _derive_bpe_merges(tokens, self.read_scores() if scores is None else scores)
+            return _derive_bpe_merges(tokens, self.read_token_scores() if scores is None else scores)
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
             raise DataError(
@@ -282,7 +282,7 @@ def _build_unigram_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
     for at, number in enumerate(blanks[:EXTRA]):
         tokens[number] = f"<extra_id_{EXTRA - 1 - at}>"
     made = Tokenizer(
-        Unigram([*zip(tokens, vocabulary.read_scores(), strict=False)], unk_id=2, byte_fallback=False)
+        Unigram([*zip(tokens, vocabulary.read_token_scores(), strict=False)], unk_id=2, byte_fallback=False)
     )
     prefixed = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), prefixed])

@@ -90,9 +90,7 @@ def _extract_bits(packed: torch.Tensor, shifts: tuple[int, ...], mask: int) -> t
     return torch.stack([packed >> shift & mask for shift in shifts], dim=-2)
 
 
-def _build_block32_split_function(
-    has_minimum: bool, has_fifth_bit: bool
-) -> Callable[[torch.Tensor], BlockParts]:
+def _build_block32_splitter(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], BlockParts]:
     """Return a function that splits .gguf blocks of 32 weights with 4 or 5 bits into scales and
     weight bits.
     """
@@ -204,15 +202,13 @@ def _decode_mxfp4_scales(exponents: torch.Tensor) -> torch.Tensor:
 HALVED_BIAS = 128  # of an exponent: 127, and 1 because the list holds twice the weights
 TYPES = {
     "Q4_0": BlockType(
-        2, 32, 18, 4, 0, 32, 8, _build_block32_split_function(False, False), planes=(BitPlane(2, 16),)
+        2, 32, 18, 4, 0, 32, 8, _build_block32_splitter(False, False), planes=(BitPlane(2, 16),)
     ),
     "Q4_1": BlockType(
-        *(3, 32, 20, 4, 0, 32, 0, _build_block32_split_function(True, False)),
-        scales=2,
-        planes=(BitPlane(4, 16),),
+        *(3, 32, 20, 4, 0, 32, 0, _build_block32_splitter(True, False)), scales=2, planes=(BitPlane(4, 16),)
     ),
-    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_split_function(False, True)),
-    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_split_function(True, True), scales=2),
+    "Q5_0": BlockType(6, 32, 22, 4, 1, 32, 16, _build_block32_splitter(False, True)),
+    "Q5_1": BlockType(7, 32, 24, 4, 1, 32, 0, _build_block32_splitter(True, True), scales=2),
     "Q8_0": BlockType(8, 32, 34, 8, 0, 32, 0, _split_q8_0_blocks, planes=(BitPlane(2, 32),)),
     "Q2_K": BlockType(
         *(
@@ -248,7 +244,7 @@ TYPES = {
         *((BitPlane(0, 64), BitPlane(128, 32)), _extract_q6_k_subblock_scales),
     ),
     "IQ4_NL": BlockType(
-        20, 32, 18, 4, 0, 32, 0, _build_block32_split_function(False, False), planes=(BitPlane(2, 16),)
+        20, 32, 18, 4, 0, 32, 0, _build_block32_splitter(False, False), planes=(BitPlane(2, 16),)
     ),
     "IQ4_XS": BlockType(
         *(23, 256, 136, 4, 0, 32, 0, _split_iq4_xs_blocks, True, 0, 1, (BitPlane(8, 16),)),

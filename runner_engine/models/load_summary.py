@@ -18,7 +18,8 @@ def summarize_load(metrics: Mapping[str, float], facts: Mapping[str, str]) -> di
     written = {key: format(metrics[key], form) for key, form in FORMS.items() if key in metrics}
     threads = f"{facts['threads']} thread{'' if facts['threads'] == '1' else 's'}"
     patched = "" if metrics["rope_pairs_patched"] else f" · {written['rope_pairs']} pairs, none patched"
-    alone = "" if metrics["quantized_modules"] == 0 else f" · not quantized: {facts['left_alone']}"
+    is_partial = metrics["quantized_modules"] > 0 and facts["left_alone"] != "none"
+    alone = f" · not quantized: {facts['left_alone']}" if is_partial else ""
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     kv_cache = f" · KV cache {facts['kv_cache']}" if "kv_cache" in facts else ""

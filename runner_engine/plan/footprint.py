@@ -38,10 +38,12 @@ from runner_engine.quantization.base import OwnLayers, QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
 
-# Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing
-# like this.
-LIBRARY_MIB = 34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
+# Measured by task=memory after all imports, with the libraries' pages released, on CPUs with AVX512; a GPU's
+# allocator counts nothing like this.
+LIBRARY_MIB = 40.0  # pages of libraries, code and tables that come back in a pass: ± 5
 LOAD_MIB = 18.0  # the part of it that the load takes and that is not a page of a file
+# the same while the first pass begins: pages that the load has read are released only then
+FIRST_PASS_LIBRARY_MIB = 48.0
 KERNEL_MIB = (
     12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
 )
@@ -109,7 +111,7 @@ class Footprint:
     copied_bytes: int = 0
     runtime_bytes: int = 0  # libraries and kernels, beyond what importing takes
     load_bytes: int = 0
-    first_pass_bytes: int = 0  # while layers are packed, and products are tried
+    first_pass_bytes: int = 0  # before pages of libraries are released, layers packed and products tried
     mixture: MixtureSize | None = None  # how many of its parameters each token uses; None: all
     draft: DraftPass | None = None  # the model that guesses its next tokens, counted in all above
     merging: MergeCosts | None = None  # of an adapter that the load merges into the weights
@@ -353,15 +355,10 @@ def _predict_single_model_footprint(
         copied += sum(compute_packing_overhead_nbytes(tensor) for tensor in packed)
     slots = 0 if spec.is_mtp_head else _compute_vocabulary_capacity(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
+    held_bytes = sum(weights.values()) + copied - unread
     first = 0
     if copied or packed_share:
-        first = (
-            sum(weights.values())
-            + copied
-            - unread
-            + library
-            + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
-        )
+        first = held_bytes + int((FIRST_PASS_LIBRARY_MIB + KERNEL_MIB * packed_share) * MIB)
     load_bytes = sum(weights.values()) - plan.memory_mapped_weight_nbytes
     if merging is not None:
         others = sum(tensor.num_elements for tensor in files.tensors) - merging.numbers

@@ -164,7 +164,7 @@ class Sampling(SamplingKeys):
         need = f"must be a whole number in {SEED.low}..{SEED.high}"
         check_value(self.seed is None or SEED.is_valid(self.seed), "seed", self.seed, need)
 
-    def apply_defaults(self, generation: SamplingKeys, default_seed: int) -> Sampling:
+    def fill_unset_sampling_parameters(self, generation: SamplingKeys, default_seed: int) -> Sampling:
         """Replace unset parameters by those of the config group `generation` and by the default seed."""
         given = {
             name: getattr(generation, name) if getattr(self, name) is None else getattr(self, name)

@@ -11,7 +11,7 @@ import pytest
 from runner_base.tables import fit_table_to_width
 from runner_compare.metrics import BetterDirection
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.columns import build_ratio_columns
+from runner_compare.render.columns import build_detailed_ratio_columns
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.effects import (
     build_effect_records_by_key,
@@ -109,7 +109,10 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     (effect,) = decide_comparisons_with_holm([processes(1, 1)], {RATIOS: 0.05})
-    cells = {column.head: column.cells[0] for column in build_ratio_columns(Table("any", [], [row(effect)]))}
+    cells = {
+        column.head: column.cells[0]
+        for column in build_detailed_ratio_columns(Table("any", [], [row(effect)]))
+    }
     assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
     assert (cells["runs"], cells["ratio"], cells["margin"]) == (
         "1/1",
@@ -135,7 +138,7 @@ def test_one_run_each_of_one_repeat_has_no_interval() -> None:
         [StudentTTest("decode_tok_per_s", Measurements([710.0], [710.0]), Measurements([533.0], [533.0]))]
     )
     table = Table("any", [], [row(effect)])
-    cells = {column.head: column.cells[0] for column in build_ratio_columns(table)}
+    cells = {column.head: column.cells[0] for column in build_detailed_ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
     (record,) = build_effect_records_by_key(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
@@ -158,9 +161,9 @@ def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> No
     assert one.baseline is not None
     one.config, one.baseline.config = {"task.streams": "2"}, {"task.streams": "1"}
     table = Table("any", ["task.streams"], [one.baseline, one])
-    assert build_ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
+    assert build_detailed_ratio_columns(table)[0].cells == ["task.streams=2 vs task.streams=1"]
     one.effects = [*one.effects, *decide_comparisons_with_holm([processes(1, 1)])]
-    fitted = fit_table_to_width(build_ratio_columns(table), 200)
+    fitted = fit_table_to_width(build_detailed_ratio_columns(table), 200)
     assert "comparison = task.streams=2 vs task.streams=1" in fitted.caption
 
 
@@ -186,7 +189,7 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
     other = replace(few, method=Method.fisher, measure="words")
     assert format_row_finding_sentence(row(other), []) == ""
     heads = {
-        len(rows): build_ratio_columns(Table("any", [], rows))[3].head
+        len(rows): build_detailed_ratio_columns(Table("any", [], rows))[3].head
         for rows in ([row(other)], [row(few), row(other)])
     }
     assert heads == {1: "words", 2: "runs/words"}

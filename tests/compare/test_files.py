@@ -19,13 +19,13 @@ from runner_compare.features.files.ranks import (
     compute_lower_kl_p_value,
     find_non_inferior_pairs,
     find_significantly_lower_kl_pairs,
-    find_tied_groups,
+    find_tied_file_groups,
 )
 from runner_compare.features.files.render import (
     build_file_columns,
     build_file_records,
     format_file_legend,
-    format_file_sentences,
+    format_model_file_sentences,
 )
 from runner_compare.model.data import Run, Texts, TextScore
 from runner_compare.reader import Reader
@@ -127,7 +127,7 @@ def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
     assert ranks == {
         "full.gguf": None, "q8.gguf": (1, 1), "q4.gguf": (2, 3), "q4_other.gguf": (2, 3), "bad.gguf": (4, 4),
     }  # fmt: skip
-    said = format_file_sentences(table)
+    said = format_model_file_sentences(table)
     tied = next(line for line in said if line.startswith(TIED))
     assert tied.count("q4") == 2
     assert "bad" not in tied
@@ -153,8 +153,8 @@ def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
     table = made.table()
     ranks = {it.name: it.kl_rank for it in table.files if it.kl_rank}
     assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, "ranges of all overlap"
-    assert find_tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
-    said = next(line for line in format_file_sentences(table) if line.startswith(TIED))
+    assert find_tied_file_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
+    said = next(line for line in format_model_file_sentences(table) if line.startswith(TIED))
     assert said == f"{TIED}: low.gguf, between.gguf; between.gguf, high.gguf"
     assert {it["file"]: it["closer_than"] for it in build_file_records(table)}["low.gguf"] == ["high.gguf"]
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_joined_is_said(files: Files) -> None:
 def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
     del files.runs[-1]
     table = files.table()
-    assert "bad.gguf has no speed job" in format_file_sentences(table)
+    assert "bad.gguf has no speed job" in format_model_file_sentences(table)
     assert {it.name: it.on_front for it in table.files}["bad.gguf"] is None
     assert all(len(column.cells) == 5 for column in build_file_columns(table))
 

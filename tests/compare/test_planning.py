@@ -18,7 +18,7 @@ from runner_compare.features.planning.compute import (
 from runner_compare.features.planning.render import format_duration, format_plan_title
 from runner_compare.model.data import Table
 from runner_compare.statistics import FisherTest, McNemarTest, SequentialTest, SignFlipTest, Test
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.planning import (
     compute_samples_to_detect_shift,
     estimate_disagreement_rate,
@@ -47,7 +47,10 @@ def plans_of(table: Table) -> list[QuestionPlan]:
 def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
     expected = estimate_disagreement_rate(20, 200)
     for aim, needed in (
-        ("margin=2 power=0.9", plan_paired_questions(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
+        (
+            "margin=2 power=0.9",
+            compute_non_inferiority_sample_size(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200)),
+        ),
         ("detect=3", plan_questions_to_detect(expected, 0.03, 0.05 / 2)),
     ):
         table = planned(aim, McNemarTest(10, 10, 200), McNemarTest(30, 30, 200))

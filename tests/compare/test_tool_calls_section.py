@@ -23,7 +23,7 @@ from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import build_table_part, table_sentences
+from runner_compare.render.parts import build_table_report_part, table_sentences
 from runner_compare.statistics import stats
 
 A_CELL, LENGTHS = 80, (1024, 8192)
@@ -154,7 +154,7 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
     ]  # fmt: skip
     sheet = next(line for line in flatten_rows(Comparison([table])) if line["run_id"] == "nf4")
     assert sheet["right_calls_simple_8192"] == 30 / 80
-    assert [grid.title for grid in build_table_part(table).grids[1:]]
+    assert [grid.title for grid in build_table_report_part(table).grids[1:]]
 
 
 def test_outcomes_are_right_as_verdicts_are() -> None:

@@ -17,7 +17,7 @@ from runner.config.hydra import to_runner_config
 from runner.config.renamed_keys import rename_old_keys_in_overrides, warn_of_old_key
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.records.flat_config import flatten_config
-from runner.records.jobs import identify_job
+from runner.records.jobs import create_job_with_hashed_id
 from runner_base import ConfigError
 from runner_base.renamed_keys import RENAMED_KEYS, get_current_key_name, update_renamed_param_keys
 from runner_base.result import Record, Result, Status
@@ -99,7 +99,7 @@ def test_old_and_new_names_give_the_ids_of_before(command: str, job_id: str, sib
     for overrides in (old, new):
         config = to_runner_config(*compose_job(overrides))
         ignored = frozenset({"task.limit", "task.context_lengths", "task.tool_call_format"})
-        job = identify_job(
+        job = create_job_with_hashed_id(
             config, 1, {}, False, ignored if "task=tools" in old else frozenset({"task.limit"})
         )
         assert (job.job_id, job.sibling_key) == (job_id, sibling_key)

@@ -16,7 +16,7 @@ def rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tupl
     """Yield what the next measurements find, each by a process of its own."""
     found: list[tuple[float, float]] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(rough_speed, "_measure_machine_rates", lambda: found.pop(0))
+    monkeypatch.setattr(rough_speed, "_measure_memory_and_matmul_rates", lambda: found.pop(0))
     rough_speed._load_or_measure_machine_rates.cache_clear()
     yield found
     rough_speed._load_or_measure_machine_rates.cache_clear()

@@ -22,8 +22,8 @@ from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics import McNemarTest
 from runner_compare.statistics.early_stop_test import WITH_FINAL_TEST, EarlyStopPairs
-from runner_compare.statistics.effects import compute_margin_p_value
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.effects import compute_margin_test_p_value
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.planning import (
     compute_detection_power,
     estimate_disagreement_rate,
@@ -66,7 +66,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Mak
     )
     least, needed = (
         find_smallest_detectable_difference(500, USUAL, 0.025),
-        plan_paired_questions(0.02, USUAL, 0.025),
+        compute_non_inferiority_sample_size(0.02, USUAL, 0.025),
     )
     assert least is not None
     assert needed is not None
@@ -130,7 +130,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
         worse += pairs.decision is Side.worse
         wins, losses, _ = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
         final = McNemarTest(wins, losses, questions)
-        as_good += compute_margin_p_value(final, -0.02) <= 0.05 * WITH_FINAL_TEST.final
+        as_good += compute_margin_test_p_value(final, -0.02) <= 0.05 * WITH_FINAL_TEST.final
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
     assert 0.7 < as_good / courses < 0.86  # by the final test alone
 

@@ -41,7 +41,7 @@ def test_the_last_started_comes_first_and_damaged_ones_are_left_out(
 
 def test_configs_are_split_into_what_agrees_and_what_does_not(make_config: Callable[..., Any]) -> None:
     configs = [make_config(seed=seed) for seed in (1, 2)]
-    common, own = grid_records.split_common_and_varied_keys([configs[0], None, configs[1]])
+    common, own = grid_records.separate_common_config_keys([configs[0], None, configs[1]])
     assert own == [{"seed": "1"}, {}, {"seed": "2"}]
     assert common["model.name"]
     assert "seed" not in common

@@ -13,7 +13,7 @@ from raising import raises
 from runner.config.root import PrintMode, RunnerConfig, TrackingConfig
 from runner.records import jobs
 from runner.records.artifacts import record_file_states
-from runner.records.jobs import Job, Recorder, identify_job, lock_job, read_samples
+from runner.records.jobs import Job, Recorder, create_job_with_hashed_id, lock_job, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import JobAlreadyRunning, OutputError, RunRecordError
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status
@@ -28,7 +28,7 @@ def sample(index: int, text: str = "ok") -> Sample:
 
 
 def job_id(config: RunnerConfig, version: int = 1, model_hash: str = "a", measures: bool = False) -> str:
-    return identify_job(config, version, {"model": model_hash}, measures).job_id
+    return create_job_with_hashed_id(config, version, {"model": model_hash}, measures).job_id
 
 
 def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make) -> None:

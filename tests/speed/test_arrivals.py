@@ -18,7 +18,7 @@ from runner.speed.arrivals import (
     TimedRequest,
     create_request_loads,
     draw_arrival_times,
-    find_sustainable_rate,
+    find_sustainable_request_rate,
     is_rate_sustained,
     run_requests_at_arrival_rate,
 )
@@ -172,10 +172,10 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
         answered_load(4, 1.1),
         answered_load(8, 0.5),
     )
-    knee = find_sustainable_rate([good, slower, slow, good_again])
+    knee = find_sustainable_request_rate([good, slower, slow, good_again])
     assert knee is not None
     assert (knee.rate, knee.is_highest) == (2, False)
-    above = find_sustainable_rate([good, slower])
+    above = find_sustainable_request_rate([good, slower])
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     unmeasured = RequestLoad(0.5, note="out of memory")
@@ -189,12 +189,12 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     ]
     # 40 requests within 20 s: answers come at two thirds of their rate
     too_late = answered_load(2, 0.5, until_s=30.0)
-    behind = find_sustainable_rate([good, too_late])
+    behind = find_sustainable_request_rate([good, too_late])
     assert behind is not None
     assert behind.rate == 1
     lost = answered_load(1, 0.5)
     lost.requests[3].ended_s = None
-    none = find_sustainable_rate([lost, good])
+    none = find_sustainable_request_rate([lost, good])
     assert none is not None
     assert (none.rate, none.is_highest, none.lowest) == (None, False, 1)
-    assert find_sustainable_rate([RequestLoad(1.0, note="out of memory")]) is None
+    assert find_sustainable_request_rate([RequestLoad(1.0, note="out of memory")]) is None

@@ -13,7 +13,7 @@ from tasking import work
 from runner.config.compose import build_group_configs
 from runner.config.prompts import Framing
 from runner.config.root import PrintMode, RunnerConfig, iterate_job_id_keys
-from runner.datasets.prompts import load_user_prompts, to_chat_or_raw_prompt
+from runner.datasets.prompts import convert_prompt_to_task_format, load_user_prompts
 from runner.grid.plan import PlanState, plan_job
 from runner.records import jobs
 from runner.report import print_record
@@ -141,10 +141,10 @@ def test_other_bad_input(tmp_path: Path) -> None:
 def test_build_prompt() -> None:
     chat = (Message("system", "own"), Message("user", "u"))
     task = GenerateConfig(prompt="x", system="s")
-    assert to_chat_or_raw_prompt(task, "a") == (Message("system", "s"), Message("user", "a"))
-    assert to_chat_or_raw_prompt(task, chat) == chat
-    assert to_chat_or_raw_prompt(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
-    assert to_chat_or_raw_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
+    assert convert_prompt_to_task_format(task, "a") == (Message("system", "s"), Message("user", "a"))
+    assert convert_prompt_to_task_format(task, chat) == chat
+    assert convert_prompt_to_task_format(task, chat[1:]) == (Message("system", "s"), Message("user", "u"))
+    assert convert_prompt_to_task_format(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
 
 
 def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:

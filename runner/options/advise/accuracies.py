@@ -110,7 +110,7 @@ def find_recorded_accuracies(
 
     The configs differ only in the model and its settings.
     """
-    matches = [_find_matching_records(config, finished_jobs) for config in configs]
+    matches = [_find_records_with_same_settings(config, finished_jobs) for config in configs]
     found = [match for some in matches for match in some]
     if not found:
         return [None] * len(configs)
@@ -166,7 +166,9 @@ def compare_accuracies(first: RecordedAccuracy, second: RecordedAccuracy, same_m
     return McNemarTest(wins, losses, len(pairs), baseline_correct)
 
 
-def _find_matching_records(config: RunnerConfig, finished_jobs: FinishedJobs) -> list[_MatchingRecord]:
+def _find_records_with_same_settings(
+    config: RunnerConfig, finished_jobs: FinishedJobs
+) -> list[_MatchingRecord]:
     """Return the records of finished jobs with the same question and sampling settings as the config, newest
     first.
     """

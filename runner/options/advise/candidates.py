@@ -16,7 +16,7 @@ from runner.estimates.jobs import (
     estimate_memory_and_time,
     estimate_rough_speed,
     estimate_speculative_time,
-    resolve_without_download,
+    resolve_job_without_download,
 )
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speculation_time import disable_speculation, estimate_speculative_passes
@@ -175,7 +175,7 @@ def evaluate_candidates(
             on_machine = (
                 candidate.config if machine is None else _replace_device(candidate.config, machine.device)
             )
-            sized = resolve_without_download(resolve_job(on_machine))
+            sized = resolve_job_without_download(resolve_job(on_machine))
             if sized is None:
                 candidate.problem = note("size_unknown")
                 continue

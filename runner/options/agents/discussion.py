@@ -43,7 +43,7 @@ class Team:
     letters: bool = False  # answers are letters of choices, and not numbers
 
     @classmethod
-    def create_with_cycled_roles(
+    def create_team_with_cycled_roles(
         cls,
         num_agents: int,
         roles: Sequence[Role] | None,

@@ -86,6 +86,6 @@ def _load_saved_graph(task: AgentsConfig, path: str) -> Graph:
 
 
 def make_team(task: AgentsConfig, graph: Graph) -> Team:
-    return Team.create_with_cycled_roles(
+    return Team.create_team_with_cycled_roles(
         graph.num_agents, task.roles, task.domain, task.decision_method, task.has_letters
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.questions import EMBEDDED
-from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
+from runner.datasets.items import QuestionSource, iter_question_rows, parse_json_row
 from runner.datasets.row_layouts import RowKeys
 from runner_base import DataError
 
@@ -55,7 +55,7 @@ def read_code_problems(data: str, subset: str | None, split: str, limit: int | N
         subset = subset or MBPP_SUBSET
     problems = []
     source = QuestionSource(data, split, "task.data", RowKeys(), subset)
-    for number, (location, row) in enumerate(iter_rows(source, lambda names: names)):
+    for number, (location, row) in enumerate(iter_question_rows(source, lambda names: names)):
         if number == limit:
             break
         try:

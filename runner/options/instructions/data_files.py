@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
+from runner.datasets.items import QuestionSource, iter_question_rows, parse_json_row
 from runner.datasets.row_layouts import RowKeys
 from runner.options.instructions.kinds import KINDS, Instruction, InstructionPrompt
 from runner_base import DataError, format_unknown_choice_message
@@ -16,7 +16,7 @@ KEYS = ("key", "prompt", "instruction_id_list", "kwargs")
 def iter_ifeval_prompts(data: str, split: str) -> Iterator[InstructionPrompt]:
     """Yield the prompts of a split. Raises DataError with the line of a malformed record."""
     source = QuestionSource(data, split, "task.data", RowKeys())
-    for location, row in iter_rows(source, _select_columns):
+    for location, row in iter_question_rows(source, _select_columns):
         try:
             yield _parse_prompt(parse_json_row(row))
         except ValueError as error:

@@ -20,10 +20,10 @@ from runner_base import (
     at_least,
     check_config_values,
     check_value,
+    compute_short_json_hash,
     config_field,
     format_unknown_choice_message,
     in_range,
-    short_hash,
 )
 
 if TYPE_CHECKING:
@@ -211,4 +211,4 @@ def make_study_name(space: SearchSpace, settings: SearchSettings, job_id: str) -
     trials share.
     """
     varied = sorted(str(override.input_line) for override in space.varied.values())
-    return f"search-{short_hash([varied, job_id, [settings.direction, settings.sampler, settings.seed]])}"
+    return f"search-{compute_short_json_hash([varied, job_id, [settings.direction, settings.sampler, settings.seed]])}"

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from runner.config.questions import EMBEDDED
-from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
+from runner.datasets.items import QuestionSource, iter_question_rows, parse_json_row
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.questions import reject_large_embedded_count
 from runner.datasets.row_layouts import RowKeys
@@ -111,7 +111,7 @@ def _iter_records(
             for number, row in enumerate(generate_records(source.split, selection.limit))
         )
     else:
-        rows = iter_rows(source, lambda names: names)
+        rows = iter_question_rows(source, lambda names: names)
     for position, (location, row) in selection.select_rows(rows):
         try:
             yield position, parse_record(parse_json_row(row), form)

@@ -20,7 +20,7 @@ from typing import IO, Any
 from runner.options.quantize.makers import maker_main
 from runner_base import ConfigError, JobFailed, Progress, RunnerError, to_one_line
 from runner_base.child_process import describe_exit_code, read_last_lines
-from runner_base.files import sync_to_disk, wait_for_folder_lock
+from runner_base.files import hold_folder_lock, sync_to_disk
 from runner_base.known_secrets import untrusted_child_environment
 from runner_base.temp_folders import create_temporary_folder, remove_abandoned_folders
 from runner_engine.checkpoints import file_io, gguf_file, read_checkpoint
@@ -88,7 +88,7 @@ def _make_temporary_folder(target_path: Path) -> Iterator[Path]:
     target_path.parent.mkdir(parents=True, exist_ok=True)
     name = (f".{target_path.name}.", UNFINISHED)
     with ExitStack() as until_done:
-        with wait_for_folder_lock(target_path.parent):  # two processes that start now see each other's folder
+        with hold_folder_lock(target_path.parent):  # two processes that start now see each other's folder
             in_use = remove_abandoned_folders(target_path.parent, *name)
             if in_use:
                 raise ConfigError(

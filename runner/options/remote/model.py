@@ -122,7 +122,7 @@ class RemoteModel:
         """Convert a request to HTTP parameters. Raises ConfigError for a parameter that the server's API
         does not support.
         """
-        sampling = request.sampling.apply_defaults(self.config.generation, self.config.seed)
+        sampling = request.sampling.fill_unset_sampling_parameters(self.config.generation, self.config.seed)
         self.model.check_sampling_fields("request", sampling)
         is_chat = Capability.chat in request.required_capabilities
         limit, budget = self.get_max_total_tokens(request), self.thinking_budget(request)

@@ -25,7 +25,7 @@ ResponseHook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
 def make_header_check_hook(model: ApiConfig, redact_message: Callable[[object], str]) -> ResponseHook:
     """Return an httpx hook that checks response headers before the body is read."""
 
-    async def check_headers(response: httpx2.Response) -> None:
+    async def check_headers_and_limit_body(response: httpx2.Response) -> None:
         if response.has_redirect_location:
             _check_redirect(model, response, redact_message)
         is_error = response.status_code >= 400
@@ -41,7 +41,7 @@ def make_header_check_hook(model: ApiConfig, redact_message: Callable[[object], 
         stream: Any = response.stream
         response.stream = _LimitedStream(stream, model.base_url, most, is_error, is_stream)
 
-    return check_headers
+    return check_headers_and_limit_body
 
 
 def _check_redirect(

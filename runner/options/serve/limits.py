@@ -3,7 +3,7 @@
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
 the order of a request: connection (`check_connections`), guard before and while a body
 arrives (`check_content_length`, `check_body_size`), parser before values are read
-(`check_request_list_lengths`) and per prompt (`check_new_tokens`, `check_thinking_budget`), gateway
+(`check_request_list_lengths`) and per prompt (`check_requested_new_tokens`, `check_thinking_budget`), gateway
 before completions begin (`require_free_completion_slots`, `check_prompt`). /metrics counts error responses by
 status.
 """
@@ -107,7 +107,7 @@ class ServerLimits:
         if not 0 <= num_alternatives <= MAX_TOP:
             raise Refusal(400, f"{parameter}={num_alternatives}: must lie in 0..{MAX_TOP}", parameter)
 
-    def check_new_tokens(self, parameter: str, new_tokens: int) -> None:
+    def check_requested_new_tokens(self, parameter: str, new_tokens: int) -> None:
         """Raise Refusal if the requested token budget is too large."""
         most = self.task.max_new_tokens
         if new_tokens < 1:

@@ -226,7 +226,7 @@ def _make_engine_request(
     With a seed, sampling depends on the prompt's position, not on the request id.
     """
     if max_tokens is not None:
-        gateway.limits.check_new_tokens(max_tokens_name, max_tokens)
+        gateway.limits.check_requested_new_tokens(max_tokens_name, max_tokens)
     if not prompt:
         raise Refusal(400, "prompt is empty", "prompt")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []

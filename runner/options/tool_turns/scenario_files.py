@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.datasets.items import QuestionSource, iter_rows, parse_json_row
+from runner.datasets.items import QuestionSource, iter_question_rows, parse_json_row
 from runner.datasets.row_layouts import RowKeys
 from runner.options.tool_turns.environments import ENVIRONMENTS
 from runner.options.tool_turns.scenarios import Calls, Scenario
@@ -30,7 +30,7 @@ def read_scenarios(data: str, limit: int | None) -> list[Scenario]:
     scenarios: list[Scenario] = []
     lines: dict[str, str] = {}
     source = QuestionSource(data, "", "task.data", RowKeys())
-    for location, row in iter_rows(source, lambda names: names):
+    for location, row in iter_question_rows(source, lambda names: names):
         if len(scenarios) == limit:
             break
         try:

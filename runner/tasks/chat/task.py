@@ -280,7 +280,7 @@ class Chat:
             self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
-        settings = vars(self.sampling.apply_defaults(self.generation, self.seed)) | limits
+        settings = vars(self.sampling.fill_unset_sampling_parameters(self.generation, self.seed)) | limits
         print_message(
             "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
         )

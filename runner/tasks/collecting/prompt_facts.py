@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.tasks.collecting.policy import Policy
-from runner.tasks.rendered_prompts import add_prompt_facts
+from runner.tasks.rendered_prompts import add_prompt_facts_to_report
 from runner_engine import Engine, EngineReport, Request
 
 
@@ -17,4 +17,6 @@ class PromptFacts(Policy):
         self._prompt_style, self._first_request = prompt_style, first_request
 
     def on_engine_loaded(self, engine: Engine, report: EngineReport) -> None:
-        add_prompt_facts([self._prompt_style], self._first_request, self._first_request, engine, report)
+        add_prompt_facts_to_report(
+            [self._prompt_style], self._first_request, self._first_request, engine, report
+        )

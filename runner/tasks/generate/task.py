@@ -28,6 +28,7 @@ from runner.tasks import (
     Uses,
     build_rope_notes_for_samples,
     collect_answers,
+    convert_prompt_to_task_format,
     count_completions_by_outcome,
     describe_prompts,
     format_completions_as_jsonl,
@@ -36,7 +37,6 @@ from runner.tasks import (
     load_user_prompts,
     parse_prompt_file_path,
     read_samples,
-    to_chat_or_raw_prompt,
     typed_task_config,
 )
 from runner.tasks.generate.keys import GenerateConfig
@@ -165,7 +165,7 @@ def build_job_requests(inputs: GenerateInputs) -> list[Request]:
 
 def build_prompt_request(task: GenerateConfig, index: int, prompt: GivenPrompt) -> Request:
     branches = prompt.branches if isinstance(prompt, BranchedPrompt) else ()
-    return Request(index, to_chat_or_raw_prompt(task, prompt), tuple(task.stop), branches=branches)
+    return Request(index, convert_prompt_to_task_format(task, prompt), tuple(task.stop), branches=branches)
 
 
 def log_prompt(resolved: ResolvedJob, request: Request) -> None:

@@ -38,7 +38,7 @@ from runner.tasks import (
     RunningAccuracy,
     TaskContext,
     Uses,
-    add_prompt_facts,
+    add_prompt_facts_to_report,
     build_random_id,
     collect_answers,
     context_length,
@@ -236,7 +236,7 @@ class PromptFacts(Policy):
         examples = len(self.inputs.shots[number])
         plural = "" if examples == 1 else "s"
         description = [self.inputs.task.prompt.value, f"{examples} worked example{plural}"]
-        add_prompt_facts(description, form, self.first, engine, report)
+        add_prompt_facts_to_report(description, form, self.first, engine, report)
 
 
 def create_repeated_questions_policy(

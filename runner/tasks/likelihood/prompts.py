@@ -8,7 +8,7 @@ from dataclasses import replace
 from runner.datasets.question_prompts import build_question_prompt, format_continuation
 from runner.datasets.scored_texts import ScoredItem, TextContext
 from runner.render.notes import format_note
-from runner.tasks import Item, ResolvedJob, add_prompt_facts, get_model_kind, render_prompts
+from runner.tasks import Item, ResolvedJob, add_prompt_facts_to_report, get_model_kind, render_prompts
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.notes import note
 from runner_engine import Engine, EngineReport, Prompt, Request
@@ -53,7 +53,7 @@ def add_question_prompt_facts(
             Request(0, build_item_prompt(task, question))
             for question in (replace(asked, question="QUESTION"), asked)
         )
-        add_prompt_facts([task.prompt.value], form, first, engine, report)
+        add_prompt_facts_to_report([task.prompt.value], form, first, engine, report)
 
 
 def build_item_prompt(task: LikelihoodConfig, item: ScoredItem) -> Prompt:

@@ -68,13 +68,15 @@ class MemoryRepeat:
 
     def compute_peak_above_import_mib(self, stage_metrics: Figures) -> float:
         """Return a stage's peak memory in MiB in excess of the memory after the imports. On a GPU,
-        return the CUDA allocator's peak.
+        return the CUDA allocator's peak. The imports' own stage has none.
 
         While a checkpoint is read, its pages do not count, because the system can drop them at any
         time.
         """
         if self.is_on_gpu:
             return stage_metrics.get("cuda_peak_mib", 0.0)
+        if stage_metrics is self.start["import"]:
+            return 0.0
         kind = "anon" if "peak_anon_mib" in stage_metrics else "rss"
         return stage_metrics[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
@@ -146,7 +148,7 @@ class MemoryRepeat:
         return metrics
 
 
-def summarize_repeats(
+def summarize_memory_repeats(
     repeats: list[MemoryRepeat],
     measured_workloads: list[Workload],
     predicted_footprints: list[Footprint | None],

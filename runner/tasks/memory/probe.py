@@ -37,7 +37,7 @@ from runner_engine import (
     complete_requests,
     require_capabilities,
 )
-from runner_engine.devices.mapped_files import measure_resident_file_mib
+from runner_engine.devices import mapped_files
 from runner_engine.render.notes import render_engine_note
 
 
@@ -90,7 +90,7 @@ class MemoryProbe:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
         figures["kv_tokens"] = self.engine.stats.kv_tokens
         figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
-        figures["weights_mib"] = figures["own_weights_mib"] + measure_resident_file_mib(self.files)
+        figures["weights_mib"] = figures["own_weights_mib"] + mapped_files.measure_resident_file_mib(self.files)
         self.send_event_to_parent(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
@@ -131,7 +131,13 @@ def measure_workloads_memory(
     require_capabilities(engine.capabilities, "task=memory", [Capability.token_ids])
     probe = MemoryProbe(output_stream, engine, _list_weight_files(resolved))
     machine.reset_peak_rss()
-    probe.measure_stage_memory("import", lambda: get_model_kind(config.model).import_libraries(resolved))
+
+    def import_libraries() -> None:
+        """Import, and release the libraries' pages. What comes back counts as memory of later stages."""
+        get_model_kind(config.model).import_libraries(resolved)
+        mapped_files.release_library_pages()
+
+    probe.measure_stage_memory("import", import_libraries)
 
     def load_and_record_weight_mib() -> EngineReport:
         report: EngineReport = engine.load()

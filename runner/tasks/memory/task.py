@@ -34,7 +34,7 @@ from runner.tasks import (
     typed_task_config,
 )
 from runner.tasks.memory.keys import MemoryConfig
-from runner.tasks.memory.memory_metrics import AT_START, IN_POINTS, MemoryRepeat, summarize_repeats
+from runner.tasks.memory.memory_metrics import AT_START, IN_POINTS, MemoryRepeat, summarize_memory_repeats
 from runner.tasks.memory.pictures import MODULE, POINTS
 from runner.tasks.memory.recorded_points import RecordedPoints
 from runner_base import (
@@ -96,7 +96,7 @@ def run(inputs: TaskInputs, context: TaskContext) -> Result:  # noqa: ARG001
     kept, total = RecordedPoints(recorder.folder), task.repeats * len(task.measured_workloads)
     with closing(kept), report_saved_on_interrupt(kept.done, f" of {total} measurements"):
         _measure_unrecorded_memory_workloads(config, task, kept, runs, recorder)
-    result, drawn = summarize_repeats(runs, task.measured_workloads, predicted)
+    result, drawn = summarize_memory_repeats(runs, task.measured_workloads, predicted)
     result.notes += render_notes(make_measurement_notes(kept.count, total, kept.outdated))
     write_text_atomically(
         recorder.folder / POINTS, json.dumps(drawn | {"title": _picture_title(config)}, indent=1) + "\n"

@@ -96,10 +96,10 @@ def set_largest_fitting_text_sizes(
         counted = count_case_tokens([longest[number].at(groups[number].size) for number in open_numbers])
         for number, tokens_of_case in zip(open_numbers, counted, strict=True):
             groups[number].record_tokens(tokens_of_case)
-    _set_final_text_sizes(groups, count_case_tokens)
+    _set_text_sizes_that_fit(groups, count_case_tokens)
 
 
-def _set_final_text_sizes(groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter) -> None:
+def _set_text_sizes_that_fit(groups: Sequence[SizeGroup], count_case_tokens: PromptTokenCounter) -> None:
     """Set the text sizes that the search found. Reduce a size while one of its prompts is too long."""
     for group in groups:
         group.size = group.low

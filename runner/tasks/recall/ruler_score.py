@@ -19,7 +19,7 @@ SCORE = "ruler_score"
 Cell = tuple[str, int]  # kind and length
 
 
-def compute_found_fraction(text: str, gold_values: Sequence[str]) -> float:
+def compute_found_gold_fraction(text: str, gold_values: Sequence[str]) -> float:
     """Return the fraction of gold values that occur anywhere in a text, ignoring case."""
     lower = text.lower()
     return fmean(value.lower() in lower for value in gold_values)
@@ -55,6 +55,6 @@ def _scores_by_case(
         case = placed_cases[sample.index]
         if is_ruler_kind(case.kind) and not sample.failed:
             score = fmean(
-                compute_found_fraction(answer.parts.answer, case.asked.gold) for answer in sample.answers
+                compute_found_gold_fraction(answer.parts.answer, case.asked.gold) for answer in sample.answers
             )
             yield (case.kind, case.length), score, sample.accuracy()

@@ -124,7 +124,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.median_length
-    knee = arrivals.find_sustainable_rate(loads)
+    knee = arrivals.find_sustainable_request_rate(loads)
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     notes: list[Note | str] = []
@@ -162,7 +162,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     result.tables |= engine.stats.build_tables(report.parts)
     if loads:
         result.tables[BY_CLOCK] = render_note_cells(tables.build_request_rate_table_rows(loads, found_knee))
-    result.series = tables.create_mlflow_series(measured, loads, task)
+    result.series = tables.create_mlflow_metric_series(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.describe_hardware()}
     result.facts["noise"] = format_note(
         build_measurement_noise_note(cells, limits, kept.describe_other_load())

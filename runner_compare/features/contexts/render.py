@@ -97,7 +97,7 @@ def build_text_likelihood_records(
     by_generated = compute_metrics_by_generated_position(likelihoods, cluster_by_unit)
     tables = {
         GENERATED_TITLE: build_rows_by_generated_position(by_generated),
-        TITLE: build_context_table_rows(by_context),
+        TITLE: build_context_length_rows(by_context),
         POSITIONS_TITLE: build_loss_by_position_rows(by_position),
     }
     sentence = format_longer_context_gain_sentence(by_context)
@@ -120,7 +120,7 @@ def _format_loss_difference(effect: Effect | None) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def build_context_table_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+def build_context_length_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return one table row per context length, with a job's loss and the gain over the next shorter
     length.
     """

@@ -44,7 +44,7 @@ def compare_model_files(
 ) -> FileTable:
     """Build the table of model files, and test which files have a lower KL divergence than others."""
     of_files = _group_jobs_by_file(runs, reader.key_rules)
-    reference = _find_reference_file(of_files, [*runs], baseline)
+    reference = _find_reference_model_file(of_files, [*runs], baseline)
     names = _choose_model_file_labels(of_files, reader.key_rules)
     tables, rows = _compare_with_reference(of_files, reference, dict(margins or {}), reader)
     files = [
@@ -142,7 +142,7 @@ def _choose_model_file_labels(jobs_by_file: JobsByFile, rules: KeyRules) -> dict
     return names
 
 
-def _find_reference_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: str) -> FileIdentity:
+def _find_reference_model_file(jobs_by_file: JobsByFile, runs: list[Run], baseline: str) -> FileIdentity:
     """Return the reference file: the file that --baseline selects, or the only one without a KL
     divergence.
     """

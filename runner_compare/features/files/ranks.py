@@ -274,7 +274,7 @@ def _mean_kl(file: FileRow) -> float | None:
     return file.find_metric(KL, JobKind.likelihood)
 
 
-def find_tied_groups(table: FileTable) -> list[list[str]]:
+def find_tied_file_groups(table: FileTable) -> list[list[str]]:
     """Return the groups of ranked files whose KL divergences do not differ significantly.
 
     Each pair of tied files is in at least one group.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base import Column, ColumnUse, Picture, join_first_names
 from runner_base.drawing import FRONT, MUTED
 from runner_base.machine import EXCLUSIVE
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, JobKind, find_tied_groups
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, JobKind, find_tied_file_groups
 from runner_compare.features.tokens.render.divergence_picture import KlPoint, draw_kl_points
 from runner_compare.metrics import ENDS, find_metric
 from runner_compare.model.data import ABSENT, MAX_NAMED, TableRow
@@ -127,13 +127,13 @@ def build_file_columns(table: FileTable) -> list[Column]:
     return columns
 
 
-def format_file_sentences(table: FileTable) -> list[str]:
+def format_model_file_sentences(table: FileTable) -> list[str]:
     conclusions = {kind: conclusion_text(of.candidate_rows) for kind, of in table.tables.items()}
     lines = [f"{kind}: {text}" for kind, text in conclusions.items() if text]
     if table.why_no_ranks:
         lines.append(f"files are not ranked by KL divergence and have no Pareto front: {table.why_no_ranks}")
     lines += _format_pareto_front_sentences(table)
-    if ties := find_tied_groups(table):
+    if ties := find_tied_file_groups(table):
         lines.append(
             "KL divergence does not differ significantly between these files: "
             f"{'; '.join(join_first_names(group, 12) for group in ties)}"

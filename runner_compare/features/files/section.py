@@ -11,7 +11,7 @@ from runner_compare.features.files.render import (
     build_file_records,
     create_file_pictures,
     format_file_legend,
-    format_file_sentences,
+    format_model_file_sentences,
 )
 from runner_compare.model.comparison import Comparison, ReportPart, TableGrid
 from runner_compare.section import Section
@@ -32,7 +32,7 @@ class Files(Section):
         if table is None:
             return []
         grid = TableGrid(build_file_columns(table), classes=[_css_class(row) for row in table.files])
-        said = [(text, None) for text in format_file_sentences(table)]
+        said = [(text, None) for text in format_model_file_sentences(table)]
         figures = create_file_pictures(table)
         return [
             ReportPart(

@@ -223,7 +223,7 @@ class Dominance:
         if noise is not None:
             return AxisRelation(gain > math.log1p(noise), gain >= -math.log1p(noise))
         pair = (row, other_row) if is_higher_better else (other_row, row)
-        better_first = RunRatio.from_runs(*(self.values[axis][side.run.run_id] for side in pair))
+        better_first = RunRatio.from_run_values(*(self.values[axis][side.run.run_id] for side in pair))
         p, limit = better_first.compute_p_value_against(1.0), 1 / (1 + self.margins[axis])
         is_better = gain > 0 and p * self.pairs < self.level
         is_within = (

@@ -167,7 +167,7 @@ def _compute_median_bounds_over_runs(
     run: Run, key: str, value: float, reader: Reader | None
 ) -> BoundedMetric:
     """Return the median of a measured metric over a job's runs, with an exact confidence interval."""
-    values = _load_values_per_process(run, key, reader)
+    values = _load_metric_values_per_process(run, key, reader)
     ends = compute_median_interval(values)
     if ends is None:
         has = format_count(max(1, len(values)), "run")
@@ -177,7 +177,7 @@ def _compute_median_bounds_over_runs(
     return BoundedMetric(median(values), *ends)
 
 
-def _load_values_per_process(run: Run, key: str, reader: Reader | None) -> list[float]:
+def _load_metric_values_per_process(run: Run, key: str, reader: Reader | None) -> list[float]:
     """Return one metric value per process.
 
     A process is a run, or a repeat that ran in its own process.

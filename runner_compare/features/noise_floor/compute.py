@@ -115,11 +115,11 @@ def _count_changed_answers(run: Run, base: Run, reader: Reader) -> ChangedAnswer
     )
     is_known = len(texts) == len(base_texts) and any(texts) and any(base_texts)
     changed_texts = sum(map(str.__ne__, texts, base_texts)) if is_known else None
-    breaks_claim = bool(changed or changed_texts) and _promises_equal_answers(run, base)
+    breaks_claim = bool(changed or changed_texts) and _are_equal_answers_guaranteed(run, base)
     return ChangedAnswers(run.job_id, changed, len(pairs), changed_texts, breaks_claim)
 
 
-def _promises_equal_answers(run: Run, base: Run) -> bool:
+def _are_equal_answers_guaranteed(run: Run, base: Run) -> bool:
     """Return whether greedy decoding on one machine must give equal answers in both runs.
 
     That requires a batch-invariant engine, or batches of one sequence.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner_base import Column, ColumnUse
 from runner_compare.features.planning.compute import TablePlans, additional_questions
 from runner_compare.model.data import ABSENT, Table
-from runner_compare.render.labels import format_count_interval, format_row_name, round_up_count
+from runner_compare.render.labels import format_count_interval, format_row_name, round_up_to_three_digits
 from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import ACCURACIES, effect_unit, find_quantity
 
@@ -55,7 +55,7 @@ def build_question_plan_columns(table: Table) -> list[Column]:
             [
                 ABSENT
                 if plan.needed is None
-                else f"{additional_questions(round_up_count(plan.needed), plan.asked):,}"
+                else f"{additional_questions(round_up_to_three_digits(plan.needed), plan.asked):,}"
                 for _, plan in lines
             ],
         ),

@@ -22,9 +22,9 @@ from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
     build_subset_columns,
     format_points_with_interval,
-    format_short_subset_finding_sentences,
     format_subset_sentences,
-    format_undecided_sentences,
+    format_undecided_comparison_sentences,
+    summarize_subset_findings_per_row,
 )
 from runner_compare.render.error_families import format_error_rate_sentences
 from runner_compare.render.labels import format_row_name
@@ -70,13 +70,13 @@ def short_call_tables(table: Table) -> dict[str, list[Column]]:
 def format_short_call_sentences(table: Table) -> list[str]:
     kept, (_, has_lengths) = table.get_section_data(TableToolCalls), _list_category_length_pairs(table)
     return [
-        *format_short_subset_finding_sentences(
+        *summarize_subset_findings_per_row(
             "calls",
             table,
             kept.compared,
             lambda cell: f"in {format_category_and_context_length(cell, has_lengths)}",
         ),
-        *format_short_subset_finding_sentences(
+        *summarize_subset_findings_per_row(
             "steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"
         ),
         *(
@@ -89,7 +89,7 @@ def format_short_call_sentences(table: Table) -> list[str]:
     ]
 
 
-def format_tool_call_sentences(table: Table) -> list[str]:
+def format_tool_call_findings(table: Table) -> list[str]:
     """Return sentences on the categories, lengths and steps in which runs differ from the baseline.
 
     They also say whether longer contexts change a row's calls.
@@ -102,9 +102,9 @@ def format_tool_call_sentences(table: Table) -> list[str]:
             kept.compared,
             lambda cell: f"in {format_category_and_context_length(cell, has_lengths)}",
         ),
-        *format_undecided_sentences("right calls", kept.compared),
+        *format_undecided_comparison_sentences("right calls", kept.compared),
         *format_subset_sentences("steps", table, kept.steps, lambda step: f"at {step.replace('_', ' ')}"),
-        *format_undecided_sentences("steps of calls", kept.steps),
+        *format_undecided_comparison_sentences("steps of calls", kept.steps),
         *(
             f"{format_row_name(row, table.keys)}: correct calls at {length:,} tokens, compared with "
             f"{kept.findings[row.run.run_id].context_lengths[0]:,} tokens: "
@@ -113,7 +113,7 @@ def format_tool_call_sentences(table: Table) -> list[str]:
             for length, decision in kept.lengths.get(row.run.run_id, {}).items()
             if decision.finding is not Finding.open
         ),
-        *format_undecided_sentences("longer contexts", kept.lengths),
+        *format_undecided_comparison_sentences("longer contexts", kept.lengths),
         *format_error_rate_sentences(list_tool_call_error_families(table)),
     ]
 

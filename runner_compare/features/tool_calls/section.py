@@ -15,7 +15,7 @@ from runner_compare.features.tool_calls.render import (
     build_cell_record,
     build_tool_call_tables,
     format_short_call_sentences,
-    format_tool_call_sentences,
+    format_tool_call_findings,
     short_call_tables,
 )
 from runner_compare.model.data import Table, TableRow
@@ -35,7 +35,7 @@ class ToolCalls(Section):
         return build_tool_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return format_tool_call_sentences(table)
+        return format_tool_call_findings(table)
 
     def short_tables(self, table: Table) -> dict[str, list[Column]]:
         return short_call_tables(table) if table.get_section_data(TableToolCalls).findings else {}

@@ -18,7 +18,7 @@ from runner_compare.model.repeated_answers import RepeatedAnswerMetric
 from runner_compare.reader import Reader
 from runner_compare.readers.lm_eval.config_keys import FOLDER_KEY, convert_lm_eval_settings_to_params
 from runner_compare.readers.lm_eval.files import Results, find_lm_eval_results, read_documents
-from runner_compare.readers.lm_eval.means import find_aggregation, recompute_metric
+from runner_compare.readers.lm_eval.means import find_metric_aggregation, recompute_metric
 from runner_compare.readers.lm_eval.series import OF_BYTES, Series, compute_series_metrics
 from runner_compare.readers.tool_run import METRIC, ToolRun, check_reported_mean
 
@@ -179,7 +179,7 @@ def _check_reported_mean(series: Series, reported: Any) -> None:
     file.
     """
     values = [document.values[series.metric] for document in series.documents.values()]
-    mean = recompute_metric(find_aggregation(series.results, series.task, series.metric), values)
+    mean = recompute_metric(find_metric_aggregation(series.results, series.task, series.metric), values)
     if mean is not None:
         figure = f"{series.samples_path}: {series.metric} of filter {series.filter}"
         check_reported_mean(figure, mean, "lines", series.results.path.name, reported)

@@ -32,7 +32,7 @@ METRICS = {
 }
 
 
-def find_aggregation(results: Results, task: str, metric: str) -> str | None:
+def find_metric_aggregation(results: Results, task: str, metric: str) -> str | None:
     """Return how lm-eval aggregated a metric over documents; None if the file does not record it."""
     config = results.find_task_entry("configs", task) or {}
     metric_list = config.get("metric_list")

@@ -160,7 +160,7 @@ def describe_check(check: Check) -> str:
     """Describe the result of a check, without the measured difference."""
     where = f"{_describe_panel(check)}: " if check.panel else ""
     if check.tier is Tier.should:
-        where = f"should, {where}" if where else "should: "
+        where = f"optional (should), {where}" if where else "optional (should): "
     if check.decision is None:
         return where + render_note(check.reason, NOTES)
     return where + "; ".join(_describe_margin_check(check))

@@ -13,7 +13,7 @@ from runner_compare.statistics.effects import (
     effect_verdict_counts,
     exclude_zero,
 )
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.planning import (
     estimate_disagreement_rate,
     find_smallest_detectable_difference,
@@ -68,7 +68,7 @@ class McNemarTest(Test):
 
         The number includes the questions that were already asked.
         """
-        return plan_paired_questions(
+        return compute_non_inferiority_sample_size(
             margin, self.expected_disagreement_rate, level, power, (self.wins, self.losses, self.n)
         )
 
@@ -81,7 +81,8 @@ class McNemarTest(Test):
         """
         seen = self.wins, self.losses, self.n
         fewest, most = (
-            plan_paired_questions(margin, rate, level, power, seen) for rate in self.disagreement_interval
+            compute_non_inferiority_sample_size(margin, rate, level, power, seen)
+            for rate in self.disagreement_interval
         )
         return fewest, most
 

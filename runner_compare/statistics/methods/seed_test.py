@@ -19,7 +19,7 @@ from runner_compare.statistics.seed_means import (
     compute_seed_errors,
     find_detectable_difference_over_seeds,
 )
-from runner_compare.statistics.stats import ALPHA, find_interval_end
+from runner_compare.statistics.stats import ALPHA, bisect_to_interval_end
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class SeedTest(Test):
                 parts, alpha, value > true
             )
 
-        return find_interval_end(is_compatible, value, -1.0), find_interval_end(is_compatible, value, 1.0)
+        return bisect_to_interval_end(is_compatible, value, -1.0), bisect_to_interval_end(
+            is_compatible, value, 1.0
+        )
 
     def compute_p_value(self, null_value: float) -> float:
         p, gap = self.by_questions.compute_p_value(null_value), self.by_questions.effect.value - null_value

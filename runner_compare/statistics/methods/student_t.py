@@ -42,7 +42,7 @@ class StudentTTest(Test):
 
     @cached_property
     def run_ratio(self) -> RunRatio:
-        return RunRatio.from_runs(self.run.runs, self.baseline.runs)
+        return RunRatio.from_run_values(self.run.runs, self.baseline.runs)
 
     def compute_effect(self) -> Effect:
         if not self.has_enough_runs:

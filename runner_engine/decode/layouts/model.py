@@ -57,10 +57,10 @@ from runner_engine.decode.layouts.streams import (
     ModelInputsLayout,
     ModelStreamsLayout,
     StreamLayout,
-    describe_model_streams,
     infer_input_layout,
     infer_model_inputs_layout,
     infer_stream_layout,
+    read_altup_streams_layout,
 )
 from runner_engine.kernels.c_interface import ROPE_TABLES
 from runner_engine.kv_cache import KvCacheSpec
@@ -176,7 +176,10 @@ def _infer_model_layout(model: Any, kv_spec: KvCacheSpec) -> ModelLayout:
     of_rotary = next((name for name in ROTARY if hasattr(body, name)), ROTARY[0])
     hidden, kinds = settings.hidden_size, getattr(settings, "layer_types", None)
     like = torch.zeros(1, dtype=kv_spec.dtype)
-    inputs, streams = (infer_model_inputs_layout(body, like.expand(1, hidden)), describe_model_streams(body))
+    inputs, streams = (
+        infer_model_inputs_layout(body, like.expand(1, hidden)),
+        read_altup_streams_layout(body),
+    )
     known = {of_embedding, of_layers, of_rotary, final, of_places}
     known |= INPUTS_OF_MODEL if inputs else set()
     known |= STREAMS_OF_MODEL if streams else set()

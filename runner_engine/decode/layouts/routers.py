@@ -141,7 +141,7 @@ def parse_expert_weights_and_indices(output: Any, num_tokens: int) -> tuple[torc
         for some in tensors
         if not some.is_floating_point() and some.dim() == 2 and len(some) == num_tokens
     ]
-    if not numbers and (scores := _find_scores_of_chosen(tensors, num_tokens)) is not None:
+    if not numbers and (scores := _find_chosen_expert_scores(tensors, num_tokens)) is not None:
         return scores
     if len(numbers) != 1:
         raise NotFusable("the router does not return the indices of the chosen experts")
@@ -152,7 +152,7 @@ def parse_expert_weights_and_indices(output: Any, num_tokens: int) -> tuple[torc
     return weights[-1], index
 
 
-def _find_scores_of_chosen(
+def _find_chosen_expert_scores(
     tensors: list[torch.Tensor], num_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return weights and indices from scores [tokens, experts] that are 0 for experts outside the top k."""

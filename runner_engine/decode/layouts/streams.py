@@ -127,7 +127,7 @@ def infer_input_layout(layer: Any, like: torch.Tensor) -> InputLayout | None:
     )
 
 
-def describe_model_streams(body: Any) -> ModelStreamsLayout | None:
+def read_altup_streams_layout(body: Any) -> ModelStreamsLayout | None:
     if not computing_child_names(body) >= STREAMS_OF_MODEL:
         return None
     into, out_of = tuple(body.altup_projections), tuple(body.altup_unembed_projections)

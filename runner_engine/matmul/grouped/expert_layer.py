@@ -119,7 +119,7 @@ class ExpertLayer:
         )
         return result.view(hidden.shape)
 
-    def multiply_sorted_rows(self, hidden: torch.Tensor) -> torch.Tensor:
+    def compute_sorted_expert_outputs(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the experts' outputs for rows [experts * tokens, hidden] in the order of the experts.
 
         A row of zeros belongs to a token that did not choose the expert. Its output is zero.

@@ -83,7 +83,7 @@ class GroupedExperts:
             if not is_expert_block(module):
                 is_sorted = takes_rows_sorted_by_expert(module)
                 module.forward = (
-                    layer.multiply_sorted_rows if is_sorted else _build_expert_forward(module, layer)
+                    layer.compute_sorted_expert_outputs if is_sorted else _build_expert_forward(module, layer)
                 )
                 found.replaced.append(module)
         return found
@@ -194,7 +194,7 @@ class _ExpertTrial:
         return ((scores.T[..., None] * self.rows).flatten(0, 1),)
 
     def make_output_difference_note(self, layer: ExpertLayer, expected_output: torch.Tensor) -> Note | None:
-        compute = layer.multiply_sorted_rows if self.num_sorted_experts else layer
+        compute = layer.compute_sorted_expert_outputs if self.num_sorted_experts else layer
         found, expected_output = compute(*self._forward_inputs).float(), expected_output.float()
         off = float((found - expected_output).abs().max() / expected_output.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]

@@ -26,7 +26,7 @@ from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, Re
 from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
 from runner_compare.render.output import FORMATS, flatten_rows
-from runner_compare.render.parts import build_table_part, table_sentences
+from runner_compare.render.parts import build_table_report_part, table_sentences
 
 LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
 NEAR_ALL, HALF, NONE = 20, 10, 0  # right answers of a cell
@@ -96,7 +96,7 @@ def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) 
         "native": "2,048", "linear": "8,192", "yarn": "8,192", "dynamic": "–"
     }  # fmt: skip
     assert columns["% at\n8,192"][columns["rope"].index("yarn")] == "50"
-    for grid in build_table_part(table).grids[1:]:
+    for grid in build_table_report_part(table).grids[1:]:
         fitted = fit_table_to_width(grid.columns, 100)
         assert not fitted.left_out
         assert not fitted.breaks_words
@@ -195,7 +195,7 @@ def test_other_tables_are_as_they_were() -> None:
     }
     table = table_of(plain, "native", metric="accuracy")
     assert table.get_section_data(TableRecall).findings == {}
-    assert len(build_table_part(table).grids) == 1
+    assert len(build_table_report_part(table).grids) == 1
     with raises(ConfigError, "empty", "--recall-margin"):
         apply_recall_margin([table], "10")
 

@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     compute_max_error_rate,
     decide_comparisons_with_holm,
 )
-from runner_compare.statistics.effects import compute_margin_p_value
+from runner_compare.statistics.effects import compute_margin_test_p_value
 from runner_compare.statistics.planning import find_smallest_detectable_difference
 from runner_compare.statistics.ratios import (
     compute_ratio_standard_error,
@@ -180,9 +180,8 @@ def test_an_undecided_ratio_says_how_many_runs_would_decide() -> None:
 def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> None:
     pairs = [(False, True)] * 10 + [(True, True)] * 20  # p 0.013 by bets
     of_runs = [SequentialTest(pairs, 3) for _ in range(3)]
-    decisions = decide_comparisons_with_holm(
-        [*of_runs, McNemarTest(0, 7, 100), McNemarTest(0, 7, 100)]
-    )  # p 0.016
+    counted_afterwards = [McNemarTest(0, 7, 100)] * 2  # p 0.016
+    decisions = decide_comparisons_with_holm([*of_runs, *counted_afterwards])
     own, others = decisions[:3], decisions[3:]
     assert [it.finding for it in (*own, *others)] == [Finding.worse] * 5
     assert [it.p_holm for it in own] == pytest.approx([3 * own[0].p] * 3)
@@ -232,10 +231,10 @@ def test_a_shown_difference_needs_no_questions_for_equal_runs() -> None:
 @pytest.mark.parametrize(("value", "limit"), [(1.2, 1.05), (0.8, 1 / 1.05)])
 def test_p_beyond_a_limit_is_never_below_that_of_a_difference(value: float, limit: float) -> None:
     effect = Effect(Method.student_t, "load_s", value, 0.5, 2.0, 0.2, 4, 4, is_ratio=True)
-    assert compute_margin_p_value(Known(effect, 0.01), limit) == 0.2
+    assert compute_margin_test_p_value(Known(effect, 0.01), limit) == 0.2
     beyond = replace(effect, value=1 / value)
-    assert compute_margin_p_value(Known(beyond, 0.01), limit) == 0.01
-    assert compute_margin_p_value(Known(replace(beyond, p=0.001), 0.01), limit) == 0.001
+    assert compute_margin_test_p_value(Known(beyond, 0.01), limit) == 0.01
+    assert compute_margin_test_p_value(Known(replace(beyond, p=0.001), 0.01), limit) == 0.001
 
 
 def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> None:

@@ -20,8 +20,8 @@ from runner_compare.statistics import (
 )
 from runner_compare.statistics.margins import (
     compute_non_inferiority_power,
+    compute_non_inferiority_sample_size,
     decide_sequential_verdict,
-    plan_paired_questions,
 )
 from runner_compare.statistics.sequential import SequentialPairs, Side
 from runner_compare.statistics.stats import (
@@ -58,7 +58,7 @@ def test_the_chance_is_that_of_drawn_tables() -> None:
     ("margin", "rate"), [(0.02, 0.02), (0.02, 0.1), (0.05, 0.05), (0.05, 0.4), (0.01, 0.1)]
 )
 def test_the_planned_questions_reach_the_planned_power(margin: float, rate: float) -> None:
-    n = plan_paired_questions(margin, rate)
+    n = compute_non_inferiority_sample_size(margin, rate)
     assert n is not None
     assert 0.8 <= compute_non_inferiority_power(n, margin, rate) <= 0.83
     assert compute_non_inferiority_power(int(0.9 * n), margin, rate) < 0.8
@@ -66,17 +66,17 @@ def test_the_planned_questions_reach_the_planned_power(margin: float, rate: floa
 
 def test_a_plan_does_not_jump_over_the_planned_power() -> None:
     """2 % of 142 pairs differ: one question more than 141 takes the power from 79 to 85 %."""
-    assert plan_paired_questions(0.05, 0.02) == 141
+    assert compute_non_inferiority_sample_size(0.05, 0.02) == 141
     assert [round(compute_non_inferiority_power(n, 0.05, 0.02), 2) for n in (141, 142)] == [0.79, 0.85]
 
 
 @pytest.mark.thorough
 def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
     of = [(0.05, 0.1, 0.05), (0.02, 0.1, 0.05), (0.02, 0.2, 0.05), (0.02, 0.2, 0.01)]
-    needed = [plan_paired_questions(*it) for it in of]
+    needed = [compute_non_inferiority_sample_size(*it) for it in of]
     assert None not in needed
     assert all(one < other for one, other in pairwise(needed))  # type: ignore[operator]
-    assert plan_paired_questions(1e-6, 0.5) is None
+    assert compute_non_inferiority_sample_size(1e-6, 0.5) is None
 
 
 @pytest.mark.parametrize("table", [(12, 3, 200), (3, 12, 200), (7, 7, 50), (0, 5, 60), (30, 1, 60)])
@@ -170,10 +170,10 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     (effect,) = decide_comparisons_with_holm([McNemarTest(5, 5, 100)], {"accuracy": 0.02})
-    assert effect.needed == plan_paired_questions(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
+    assert effect.needed == compute_non_inferiority_sample_size(0.02, 10.5 / 101, observed_pairs=(5, 5, 100))
     several = decide_comparisons_with_holm([McNemarTest(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
     assert {it.needed for it in several} == {
-        plan_paired_questions(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
+        compute_non_inferiority_sample_size(0.02, 10.5 / 101, 0.05 / 4, observed_pairs=(5, 5, 100))
     }
     (without,) = decide_comparisons_with_holm([McNemarTest(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)

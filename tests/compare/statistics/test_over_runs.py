@@ -25,7 +25,7 @@ values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
 
 @given(values, values)
 def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[float]) -> None:
-    over = RunRatio.from_runs(ours, theirs)
+    over = RunRatio.from_run_values(ours, theirs)
     assert over.ratio == pytest.approx(stats.gmean(ours) / stats.gmean(theirs))
     if min(map(len, map(set, (ours, theirs)))) > 1:  # scipy warns of equal values
         welch = stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
@@ -40,7 +40,7 @@ def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[floa
 def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
     ours: list[float], theirs: list[float], alpha: float
 ) -> None:
-    over = RunRatio.from_runs(ours, theirs)
+    over = RunRatio.from_run_values(ours, theirs)
     for end, outwards in zip(over.compute_interval(alpha), (0.999, 1.001), strict=True):
         if over.error and min_p_value(over.runs) < alpha:
             assert (
@@ -55,7 +55,7 @@ def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
 @pytest.mark.thorough
 @given(values, values)
 def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> None:
-    over, turned = RunRatio.from_runs(ours, theirs), RunRatio.from_runs(theirs, ours)
+    over, turned = RunRatio.from_run_values(ours, theirs), RunRatio.from_run_values(theirs, ours)
     assert turned.ratio == pytest.approx(1 / over.ratio)
     assert turned.compute_p_value_against(1 / 1.1) == pytest.approx(
         over.compute_p_value_against(1.1), rel=1e-6
@@ -65,9 +65,9 @@ def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> Non
 def test_runs_of_two_modes_bound_p() -> None:
     """All of one side in one mode, all of the other in the other: two equally likely modes do that
     by themselves."""
-    over = RunRatio.from_runs([100.0] * 3, [110.0] * 3)
+    over = RunRatio.from_run_values([100.0] * 3, [110.0] * 3)
     assert over.compute_p_value_against(1.0) == min_p_value(6) == 2 / 2**6
-    assert RunRatio.from_runs([100.0] * 3, [100.0] * 5).compute_p_value_against(1.0) == 1.0
+    assert RunRatio.from_run_values([100.0] * 3, [100.0] * 5).compute_p_value_against(1.0) == 1.0
 
 
 def test_the_fewest_runs_are_those_that_can_show_anything() -> None:
@@ -90,7 +90,7 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
     found = sum(
-        RunRatio.from_runs(*pair).compute_p_value_against(1.0) < alpha
+        RunRatio.from_run_values(*pair).compute_p_value_against(1.0) < alpha
         for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
     assert found / 600 == pytest.approx(compute_run_ratio_power(runs, distance, alpha), abs=0.06)

@@ -22,7 +22,7 @@ from runner_compare.statistics import (
     ratios,
     stats,
 )
-from runner_compare.statistics.margins import plan_paired_questions
+from runner_compare.statistics.margins import compute_non_inferiority_sample_size
 from runner_compare.statistics.pooling import (
     PairedTexts,
     PairedVerdicts,
@@ -201,7 +201,7 @@ def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     )
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
     needed = create_pooled_test([small, large], PoolingWeights.tasks).plan_sample_size_for_margin
-    count, by_questions = needed(0.05, ALPHA), plan_paired_questions(0.05, 20 / 1050, ALPHA)
+    count, by_questions = needed(0.05, ALPHA), compute_non_inferiority_sample_size(0.05, 20 / 1050, ALPHA)
     assert count is not None
     assert by_questions is not None
     assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"

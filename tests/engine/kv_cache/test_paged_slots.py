@@ -17,7 +17,7 @@ from runner_engine.decode.passes.device_step import POSITION, StepAttention
 from runner_engine.kv_cache.kv_store import KvCacheSpec
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
-from runner_engine.kv_cache.shared_kv import SharedKv, compute_kv_store_cost_tokens, create_kv_store
+from runner_engine.kv_cache.shared_kv import SharedKv, compute_kv_store_size_tokens, create_kv_store
 from runner_engine.kv_cache.sliding_windows import Window
 
 PAGE = 16
@@ -119,7 +119,7 @@ def test_a_rows_table_leads_to_its_keys_whatever_happened(seed: int) -> None:
 def test_pages_and_copies_count_as_memory() -> None:
     trunk = prefix_of(list(range(40)))
     assert (trunk.count_pages(PAGE), trunk.length % PAGE) == (2, 8)
-    assert compute_kv_store_cost_tokens(HEADS, None, [40, 12, 33]) == 3 * 48
+    assert compute_kv_store_size_tokens(HEADS, None, [40, 12, 33]) == 3 * 48
     trunk.in_pages = 32
     assert (trunk.stored_size, trunk.resident_tokens) == (72, 72)
     on_gpu = create_kv_store(meta_heads(), None, [300, 200], [meta_prefix(600), meta_prefix(300)])

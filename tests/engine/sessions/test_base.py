@@ -11,12 +11,12 @@ from runner_engine.settings.sampling import Sampling
 
 def test_the_generation_group_supplies_the_defaults_of_a_request() -> None:
     generation = GenerationConfig(temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1)
-    assert Sampling().apply_defaults(generation, 3) == Sampling(
+    assert Sampling().fill_unset_sampling_parameters(generation, 3) == Sampling(
         temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1, seed=3
     )
-    assert Sampling(temperature=0.0, top_k=0, seed=0).apply_defaults(generation, 3) == Sampling(
-        temperature=0.0, top_p=0.9, top_k=0, repetition_penalty=1.1, seed=0
-    )
+    assert Sampling(temperature=0.0, top_k=0, seed=0).fill_unset_sampling_parameters(
+        generation, 3
+    ) == Sampling(temperature=0.0, top_p=0.9, top_k=0, repetition_penalty=1.1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
         assert (known[name]["n"], known[name]["questions"]) == (8, 8)
         assert known[name]["low"] < known[name]["value"] <= known[name]["high"]
     shown = runner(*job, "--quick", module="runner.options.advise").out
-    orders = [line for line in shown.splitlines() if line.startswith("   rank ")]
+    orders = [line for line in shown.splitlines() if line.startswith("   ranked ")]
     assert len(orders) == 2
     assert all("measured" in line or "accuracy does not differ significantly" in line for line in orders), (
         orders
@@ -188,7 +188,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
     )
     shown = runner(files, "--quick", module="runner.options.advise").out
     assert shown.count("nats/token to ") >= 2
-    assert re.search(r"rank .* KL divergence from .*F16.gguf is lower: KL .* instead of KL ", shown), shown
+    assert re.search(r"ranked .* it is closer to .*F16.gguf: KL .* instead of ", shown), shown
     advised = json.loads(
         runner(
             files, "task=likelihood", "task.limit=50", "--quick", "--json", module="runner.options.advise"

@@ -56,7 +56,7 @@ PAIR = {"each_s": 1.2, "other_s": 1.0}
         ),
         (
             note("closer", **KLS),
-            "the KL divergence from plain is lower: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 nats/token",
+            "it is closer to plain: KL 0.001 [0.0008, 0.0012] instead of 0.02 nats/token",
         ),
         (
             note("published_loss", quantization="none", other="nf4"),

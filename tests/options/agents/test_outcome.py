@@ -16,7 +16,7 @@ def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: 
     """A debate of two, and the decision where there is one, that say this; seconds that do not add
     up evenly."""
     graph = Graph.create_from_topology(Topology.debate, 2, seed=0)
-    team = Team.create_with_cycled_roles(2, [Role.inspector], PromptStyle.brief, decision)
+    team = Team.create_team_with_cycled_roles(2, [Role.inspector], PromptStyle.brief, decision)
     discussion, left = (
         Discussion(team, "test/0", ITEM.question, [graph.draw_round_edges(random.Random(0), 0)]),
         list(said),

@@ -30,7 +30,7 @@ def discussions(
     count: int, mode: Topology = Topology.chain, roles: Sequence[Role] | None = None, rounds: int = 1
 ) -> list[Discussion]:
     graph = Graph.create_from_topology(mode, 4, seed=0)
-    team = Team.create_with_cycled_roles(
+    team = Team.create_team_with_cycled_roles(
         4, roles or [Role.inspector], PromptStyle.brief, DecisionMethod.final_refer
     )
     asked = [problem.question for problem in generate_problems(Split.TEST, count)]

@@ -15,7 +15,7 @@ def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.sto
 
 
 def one(decision: DecisionMethod, samples: int) -> SampledDiscussion:
-    team = Team.create_with_cycled_roles(1, [Role.inspector], PromptStyle.brief, decision)
+    team = Team.create_team_with_cycled_roles(1, [Role.inspector], PromptStyle.brief, decision)
     return SampledDiscussion(team, "test/0", "How many?", samples)
 
 

@@ -13,7 +13,7 @@ from runner_base.result import Answer, Call, FinishReason
 def played(prompt_tokens: int) -> Discussion:
     """A chain of four with all roles; the program fails."""
     graph = Graph.create_from_topology(Topology.chain, 4, seed=0)
-    team = Team.create_with_cycled_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
+    team = Team.create_team_with_cycled_roles(4, None, PromptStyle.brief, DecisionMethod.final_refer)
     discussion = Discussion(team, "test/0", "How many?", [graph.draw_round_edges(random.Random(0), 0)])
     while turns := discussion.take_ready_calls():
         for turn in turns:

@@ -36,7 +36,7 @@ def discussion(
     roles: list[Role] | None = None,
 ) -> Discussion:
     graph, rng = Graph.create_from_topology(mode, agents, seed=0), random.Random(0)
-    team = Team.create_with_cycled_roles(graph.num_agents, roles, PromptStyle.brief, decision)
+    team = Team.create_team_with_cycled_roles(graph.num_agents, roles, PromptStyle.brief, decision)
     return Discussion(
         team, "test/0", "How many?", [graph.draw_round_edges(rng, number) for number in range(rounds)]
     )
@@ -170,10 +170,10 @@ def test_roles_cycle_and_have_names_for_people() -> None:
     titles = ["Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector"]
     assert [role.words for role in Role] == titles
     assert (
-        Team.create_with_cycled_roles(5, None, PromptStyle.brief, DecisionMethod.direct).roles[4]
+        Team.create_team_with_cycled_roles(5, None, PromptStyle.brief, DecisionMethod.direct).roles[4]
         is Role.math_solver
     )
-    team = Team.create_with_cycled_roles(
+    team = Team.create_team_with_cycled_roles(
         3, [Role.inspector, Role.math_solver], PromptStyle.brief, DecisionMethod.direct
     )
     assert team.roles == (Role.inspector, Role.math_solver, Role.inspector)

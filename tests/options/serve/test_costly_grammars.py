@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,9 @@ def processes_of(server: Serving) -> list[int]:
     """Return the ids of the server and of all that it has started."""
     found, seen = [server.process.pid], 0
     while seen < len(found):
-        for task in Path(f"/proc/{found[seen]}/task").glob("*"):
-            try:
+        with suppress(OSError):  # it may have ended meanwhile
+            for task in Path(f"/proc/{found[seen]}/task").iterdir():
                 found += map(int, (task / "children").read_text().split())
-            except OSError:  # it has ended meanwhile
-                continue
         seen += 1
     return found
 

@@ -28,7 +28,7 @@ from runner.tasks.gsm8k.judging import Judge, JudgedSample
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.reliability import TWINS, build_reliability_warnings, compute_reliability_metrics
 from runner.tasks.gsm8k.repeated_questions import AGAIN
-from runner.tasks.rendered_prompts import add_prompt_facts
+from runner.tasks.rendered_prompts import add_prompt_facts_to_report
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
@@ -161,7 +161,7 @@ def test_what_the_model_sees_is_described(
     asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
     report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
     engine: Any = Encoding("<s>Question: QUESTION", ids)
-    add_prompt_facts([style.value, "1 worked example"], asked, asked, engine, report)
+    add_prompt_facts_to_report([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
     metrics = compute_reliability_metrics([judged("#### 7")], report.facts)

@@ -20,7 +20,7 @@ from runner.render.titles import RULER_SCORES
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.placement import render_cases_with_fitting_filler
-from runner.tasks.recall.ruler_score import SCORE, compute_found_fraction
+from runner.tasks.recall.ruler_score import SCORE, compute_found_gold_fraction
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -64,7 +64,7 @@ def test_the_score_of_an_answer(harness: Any) -> None:
         draw.shuffle(said)
         cased = [draw.choice((value.lower(), value.upper(), value)) for value in said]
         text = "".join(draw.choice(AROUND) + value + draw.choice(AROUND) for value in cased)
-        score = compute_found_fraction(text, gold)
+        score = compute_found_gold_fraction(text, gold)
         assert score == pytest.approx(by_harness(harness, text, gold)), (text, gold)
         seen.add(round(score, 2))
     assert {0, 0.25, 0.33, 0.5, 0.67, 0.75, 1} == seen

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.recorded_kl import RecordedKl
-from runner.options.advise.render.recorded_metrics import format_accuracy, format_kl_divergence
+from runner.options.advise.render.recorded_metrics import KL_UNIT, format_accuracy, format_kl_divergence
 from runner_base import fixed_decimals_formatter, format_against_limit, format_value_and_limit
 from runner_base.render.notes import Template
 from runner_compare import format_percentage_points
@@ -37,8 +37,8 @@ def _describe_time_and_memory_gains(seconds: ValuePair | None, mib: ValuePair | 
 
 
 def _describe_lower_kl(own: RecordedKl, other: RecordedKl) -> str:
-    kl, other_kl = format_kl_divergence(own), format_kl_divergence(other)
-    return f"the KL divergence from {own.reference} is lower: {kl} instead of {other_kl}"
+    kl, other_kl = format_kl_divergence(own).removesuffix(KL_UNIT), format_kl_divergence(other)
+    return f"it is closer to {own.reference}: {kl} instead of {other_kl.removeprefix('KL ')}"
 
 
 def _describe_reference(own: RecordedKl, other: RecordedKl) -> str:

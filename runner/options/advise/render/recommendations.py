@@ -40,7 +40,11 @@ def print_recommendations(
     def show(line: str) -> None:
         print(escape_control_characters(line))
 
-    name = machine.describe_hardware() if named_machine is None else f"{named_machine.name} (as described)"
+    name = (
+        machine.describe_hardware()
+        if named_machine is None
+        else f"{named_machine.name} (from its description, not measured)"
+    )
     show(f"machine: {name}")
     if wanted := _describe_limits(limits):
         show(f"limits: {wanted}")
@@ -109,7 +113,7 @@ def _format_peak_memory_components(predicted: Footprint) -> str:
     if (doing := ONE_PART.get(peak.phase)) is not None:
         return f"{doing} the model {total - round(PROCESS_MIB):,} + process {PROCESS_MIB:,.0f}"
     in_file = predicted.weight_mib - predicted.resident_weight_mib
-    resident = f" of {predicted.weight_mib:,.0f} (the rest stays in the file)" if in_file >= 1 else ""
+    resident = f" ({in_file:,.0f} more stay on disk until they are read)" if in_file >= 1 else ""
     weights, kv_cache, activations = map(round, (peak.weight_mib, peak.kv_cache_mib, peak.activation_mib))
     return (
         f"weights {weights:,}{resident} + KV cache {kv_cache:,} + activations {activations:,} + "
@@ -144,7 +148,9 @@ def _describe_accuracy(candidate: Candidate) -> str:
         known_words += f"; recorded {format_kl_divergence(close)} to {close.reference} ({close.job_id})"
     elif known is None:
         known_words += f"; {COSTS.get(candidate.quantization, 'the loss of this format is unknown')}"
-    return known_words if candidate.is_asked else f"{known_words}; another, smaller model"
+    return (
+        known_words if candidate.is_asked else f"{known_words}; this model is smaller than the requested one"
+    )
 
 
 def recommendations_to_dict(advice: Advice, named_machine: Machine | None) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.recorded_kl import RecordedKl
 
+KL_UNIT = " nats/token"
+
 
 def format_accuracy(recorded: RecordedAccuracy) -> str:
     """Return an accuracy with its confidence interval, such as `33.5 % [27.3, 40.3] of 200`."""
@@ -19,4 +21,4 @@ def format_kl_divergence(recorded_kl: RecordedKl) -> str:
     """
     low, high = recorded_kl.low, recorded_kl.high
     ends = "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
-    return f"KL {recorded_kl.kl:.2g}{ends} nats/token"
+    return f"KL {recorded_kl.kl:.2g}{ends}{KL_UNIT}"

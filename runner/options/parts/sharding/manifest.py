@@ -284,7 +284,7 @@ class _ManifestReader(JsonFieldReader):
                 self.parse_tied_tensor(key, entry) for key, entry in self.read_json_objects("tied", values)
             ),
             parts=tuple(
-                self.parse_part(key, entry, archive is not None)
+                self.parse_part_entry(key, entry, archive is not None)
                 for key, entry in self.read_json_objects("parts", values)
             ),
             totals=Totals(
@@ -303,7 +303,7 @@ class _ManifestReader(JsonFieldReader):
         )
         return [(where, self.read_object(where, entry)) for where, entry in entries]
 
-    def parse_part(self, key: str, values: dict[str, Any], is_archived: bool) -> PartEntry:
+    def parse_part_entry(self, key: str, values: dict[str, Any], is_archived: bool) -> PartEntry:
         stored = raw = self.read_manifest_file_entry(key, values)
         frames: tuple[int, ...] = ()
         partition = values.get("partition")

@@ -69,7 +69,7 @@ def score_texts(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def compute_reference_results(request: dict[str, Any]) -> dict[str, Any]:
+def compute_reference_tokens_and_scores(request: dict[str, Any]) -> dict[str, Any]:
     """Return the reference results as JSON values. `missing` explains why a result is absent."""
     exact = make_reference_model_spec(request, Dtype.float32)
     try:
@@ -94,7 +94,7 @@ def main() -> None:
     child_process.request_kill_when_parent_dies()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries write there, too
-    json.dump(compute_reference_results(json.load(sys.stdin)), out)
+    json.dump(compute_reference_tokens_and_scores(json.load(sys.stdin)), out)
 
 
 if __name__ == "__main__":

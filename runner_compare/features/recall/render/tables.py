@@ -25,9 +25,9 @@ from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.columns import build_row_name_columns_for
 from runner_compare.render.compared_parts import (
     build_subset_columns,
-    format_short_subset_finding_sentences,
     format_subset_sentences,
-    format_undecided_sentences,
+    format_undecided_comparison_sentences,
+    summarize_subset_findings_per_row,
 )
 from runner_compare.render.error_families import format_error_rate_sentences
 from runner_compare.render.labels import MAX_NAMES, format_row_name
@@ -75,7 +75,7 @@ def format_short_recall_sentences(table: Table) -> list[str]:
                 for text in format_short_depth_recall_loss_sentences(findings)
             ]
         ),
-        *format_short_subset_finding_sentences("recall", table, kept.compared, "at {:,} tokens".format),
+        *summarize_subset_findings_per_row("recall", table, kept.compared, "at {:,} tokens".format),
     ]
 
 
@@ -151,7 +151,7 @@ def format_recall_sentences(table: Table) -> list[str]:
         ),
         *format_longest_effective_context_sentences(table),
         *format_subset_sentences("recall", table, kept.compared, "at {:,}".format),
-        *format_undecided_sentences("recall at each length", kept.compared),
+        *format_undecided_comparison_sentences("recall at each length", kept.compared),
         *format_error_rate_sentences(list_recall_error_families(table)),
     ]
 

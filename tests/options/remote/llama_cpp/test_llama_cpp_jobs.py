@@ -265,7 +265,8 @@ def test_a_program_that_is_none_is_named(
         found = runner(*here, *keys)
         assert found.code == 2
         assert message in found.err
-    nowhere = runner(*here, PATH="/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")  # in this process, where the folder of `make llama_cpp` is patched
+    nowhere = runner(*here)
     assert nowhere.code == 2
     assert "model=llama_cpp: llama.cpp was not found: install llama.cpp" in nowhere.err
 
