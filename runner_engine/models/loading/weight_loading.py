@@ -112,8 +112,8 @@ def _check_missing_weights(model: Any, report: LoadingInfo, checkpoint: str) -> 
 
 
 def _release_mapped_checkpoint_pages(plan: LoadPlan) -> None:
-    """Release the checkpoint's memory-mapped pages if its weights were copied by quantization or
-    dtype conversion.
+    """Release the checkpoint's memory-mapped pages if its weights were copied by quantization, dtype
+    conversion or joining experts.
 
     Weights that are still mapped are read from disk again.
 
@@ -121,5 +121,6 @@ def _release_mapped_checkpoint_pages(plan: LoadPlan) -> None:
     """
     if plan.quantization_mix.base.own_layers is OwnLayers.blocks:
         return  # the weights are in the file
-    if plan.quantization_mix.quantizes or plan.converts_dtype:
+    joins_experts = plan.weight_bytes_by_part.get("expert", 0) > 0
+    if plan.quantization_mix.quantizes or plan.converts_dtype or joins_experts:
         MappedFiles().release_files(plan.files.weight_files[1])

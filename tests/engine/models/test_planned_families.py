@@ -4,6 +4,7 @@ every mixture."""
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runner_engine import CHOICES, LocalModelConfig, ModelSpec, predict_footprin
 from runner_engine.checkpoints import library_rules, linear_layers
 from runner_engine.checkpoints.linear_layers import plan_model_quantization
 from runner_engine.checkpoints.resolved_model import ResolvedModel
+from runner_engine.devices.mapped_files import measure_resident_file_mib
 from runner_engine.models.base_loading import load_base_model
 from tools import families
 
@@ -69,6 +71,21 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
     share = base.metrics.get("quantized_share", 0.0)
     assert share == pytest.approx(walked.of_blocks, abs=2e-3)
     return share
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("family", "releases"), [("qwen3_moe", True), ("llama", False)])
+def test_a_file_whose_experts_are_joined_is_not_in_memory_twice(
+    tmp_path: Path, family: str, releases: bool
+) -> None:
+    """A dense model's weights are the file's pages; the joined experts of a mixture are copies."""
+    resolved = resolved_of(family, "none", tmp_path)
+    base = load_base_model(resolved)
+    for weight in base.model.parameters():
+        weight.sum()  # reads all pages of what is still in the file
+    files = resolved.files.weight_files[1]
+    resident = measure_resident_file_mib(files) / (sum(file.stat().st_size for file in files) / MIB)
+    assert resident < 0.9 if releases else resident > 0.95, resident
 
 
 @pytest.mark.sampled(4)
