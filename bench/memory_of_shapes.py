@@ -125,8 +125,12 @@ def line_of(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
             cells += ["", ""]
             continue
         command = [*command, str(read), *numbers]
-        other = peak_of_side(command, read, prompts, options.new, options.vllm_kv_gib)
-        cells += [f"{other:,.0f}", f"{peak / other:.2f}"]
+        try:
+            other = peak_of_side(command, read, prompts, options.new, options.vllm_kv_gib)
+        except SystemExit:  # it does not know the family, or lacks a package for it
+            cells += ["failed", ""]
+        else:
+            cells += [f"{other:,.0f}", f"{peak / other:.2f}"]
     return [name, *cells]
 
 

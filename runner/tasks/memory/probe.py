@@ -90,7 +90,9 @@ class MemoryProbe:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
         figures["kv_tokens"] = self.engine.stats.kv_tokens
         figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
-        figures["weights_mib"] = figures["own_weights_mib"] + mapped_files.measure_resident_file_mib(self.files)
+        figures["weights_mib"] = figures["own_weights_mib"] + mapped_files.measure_resident_file_mib(
+            self.files
+        )
         self.send_event_to_parent(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
 
