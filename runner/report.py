@@ -23,7 +23,7 @@ from runner.render.grid_lines import (
     build_job_cells,
     format_hint_line,
 )
-from runner.render.job_lines import LINES, format_row_heading, select_grid_columns
+from runner.render.job_lines import LINES, format_row_heading, select_grid_table_metrics
 from runner.tracking.stores import (
     EXPERIMENT,
     Store,
@@ -41,7 +41,7 @@ from runner_base import (
     join_first_names,
 )
 from runner_base.console import create_console, create_rich_table
-from runner_base.printed_tables import print_fitting_table
+from runner_base.printed_tables import print_table_fitted_to_terminal
 from runner_base.tables import NO_WIDTH, print_wrapped
 from runner_compare import (
     ACCURACY,
@@ -173,7 +173,9 @@ def _print_grid_table(
     names: Sequence[Sequence[str]],
     should_show_all: bool,
 ) -> None:
-    metrics = select_grid_columns([line.record.result.metrics for line in lines if line.record is not None])
+    metrics = select_grid_table_metrics(
+        [line.record.result.metrics for line in lines if line.record is not None]
+    )
     if not should_show_all:
         metrics = [it for it in metrics if it.key not in GRID_DETAILS]
     columns = [
@@ -192,7 +194,7 @@ def _print_grid_table(
         columns.append(
             Column(it.title, cells, use=USES.get(it.key, ColumnUse.more) if scored else ColumnUse.speed)
         )
-    print_fitting_table(console, columns, "print=full, print=json, runner-compare")
+    print_table_fitted_to_terminal(console, columns, "print=full, print=json, runner-compare")
 
 
 def _format_cut_off_answer_notes(lines: Sequence[GridLine], job_labels: Sequence[Sequence[str]]) -> list[str]:
@@ -374,4 +376,4 @@ def _print_samples(samples: list[dict[str, Any]], out: Console) -> None:
         ]
         numeric = all(isinstance(value, int | float | None) for value in values)
         columns.append(Column(format_row_heading(key), cells, numeric, use=ColumnUse.result))
-    print_fitting_table(out, columns, "print=full, print=json")
+    print_table_fitted_to_terminal(out, columns, "print=full, print=json")

@@ -162,7 +162,13 @@ def _split_words(text: str) -> list[str]:
 
 
 def _is_written_without_spaces(character: str) -> bool:
-    return character >= "\u0e00" and _find_script(character) in ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
+    return character >= "\u0e00" and _find_unicode_script(character) in (
+        "CJK",
+        "THAI",
+        "LAO",
+        "KHMER",
+        "MYANMAR",
+    )
 
 
 def _compute_repeated_share(text_words: list[str]) -> float:
@@ -183,7 +189,7 @@ def has_script_change(text: str) -> bool:
     in_script = 0  # letters in a row of one other script
     previous = ""
     for character in text:
-        script = _find_script(character) if character.isalpha() else ""
+        script = _find_unicode_script(character) if character.isalpha() else ""
         if not script or script in SHARED_SCRIPTS:
             continue
         first = first or script
@@ -195,7 +201,7 @@ def has_script_change(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _find_script(character: str) -> str:
+def _find_unicode_script(character: str) -> str:
     """Return the first word of a letter's Unicode name, which is its script."""
     script = unicodedata.name(character, "").partition(" ")[0]
     return SCRIPT_GROUPS.get(script, script)

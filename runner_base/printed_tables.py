@@ -28,7 +28,7 @@ SAME_IN_ALL_ROWS = "in all rows: "
 NO_ROOM_FOR = "hidden columns: "
 
 
-def print_fitting_table(
+def print_table_fitted_to_terminal(
     terminal: Console, columns: Iterable[Column], omitted_columns_hint: str, **table_options: Any
 ) -> None:
     """Print as many columns as fit into the terminal. A hint explains how to show the other columns."""

@@ -254,11 +254,11 @@ def apply_run_selection_options(
     if options.across_tools:
         runs, reader = pair_questions_across_tools(runs, options.results, reader)
     if options.teams:
-        runs = set_team_names(runs, reader)
+        runs = add_agent_team_params(runs, reader)
     return select_newest_comparable_runs(options, runs), reader
 
 
-def set_team_names(runs: list[Run], reader: Reader) -> list[Run]:
+def add_agent_team_params(runs: list[Run], reader: Reader) -> list[Run]:
     """Set the param `team` of agent runs. Raises ConfigError if no run is an agent run."""
     for section in load_comparison_sections():
         if isinstance(section, NamesRuns):

@@ -69,7 +69,7 @@ release gate (runner-compare gate --help, runner-compare pack --help):
             "selection of runs (default: the newest run, and the newest comparable run of each other job)"
         ).add_argument
     )
-    _add_method_options(arguments.add_argument_group("how to compare").add_argument)
+    _add_comparison_method_options(arguments.add_argument_group("how to compare").add_argument)
     _add_report_options(arguments.add_argument_group("other reports").add_argument)
     return arguments
 
@@ -163,7 +163,7 @@ def _add_source_options(add_argument: Callable[..., object]) -> None:
     )
 
 
-def _add_method_options(add_argument: Callable[..., object]) -> None:
+def _add_comparison_method_options(add_argument: Callable[..., object]) -> None:
     add_argument(
         "--by",
         default="",

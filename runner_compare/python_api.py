@@ -28,7 +28,7 @@ from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.options import create_parser
 from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.html import escape_html, write_html_table
-from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.output import FORMATS, build_flat_comparison_records
 from runner_compare.render.parts import build_comparison_report_parts
 from runner_compare.render.pictures import create_table_pictures
 
@@ -91,7 +91,7 @@ class ComparedRuns:
         """Return a pandas.DataFrame with one line per row and the columns of `--format csv`."""
         import pandas as pd  # type: ignore[import-untyped]
 
-        return pd.DataFrame(flatten_rows(self.comparison))
+        return pd.DataFrame(build_flat_comparison_records(self.comparison))
 
     def to_text(self, form: str = "table") -> str:
         """Return the output as text. `form` is table, markdown, json or csv."""

@@ -21,7 +21,7 @@ from simulation import Limits, Rate, Table, begin
 from runner_compare.release_gate.compute import check_loss_within_margin
 from runner_compare.release_gate.verdicts import Check, GateVerdict, find_worst_verdict
 from runner_compare.statistics import MeanFlipTest, decide_comparisons_with_holm
-from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.methods.pooled_means import pool_tests_over_tasks
 
 MARGIN = 0.03
 DISAGREE = 0.08  # the share of questions on which two equal models disagree
@@ -74,7 +74,10 @@ def draw_task(generator: np.random.Generator, task: Task, loss: float, number: i
 def decide(tests: list[MeanFlipTest]) -> GateVerdict:
     """Return the verdict of a pooled rule on one candidate."""
     checks: list[Check] = []
-    for test, share in [(pool_mean_tests(tests), 1 / 2), *((test, 1 / (2 * len(tests))) for test in tests)]:
+    for test, share in [
+        (pool_tests_over_tasks(tests), 1 / 2),
+        *((test, 1 / (2 * len(tests))) for test in tests),
+    ]:
         (decision,) = decide_comparisons_with_holm([test], {"accuracy": MARGIN})
         check = check_loss_within_margin(decision, NOBODY, "", share)
         checks.append(replace(check, is_detail=bool(checks)))

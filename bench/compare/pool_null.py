@@ -31,7 +31,7 @@ from runner_compare.statistics import (
     decide_comparisons_with_holm,
 )
 from runner_compare.statistics.margins import compute_non_inferiority_sample_size
-from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.methods.pooled_means import pool_tests_over_tasks
 from runner_compare.statistics.pooling import PairedVerdicts, PoolingWeights, compute_mean_difference_interval
 from runner_compare.statistics.stats import compute_exact_mcnemar_p_value, holm_adjust
 
@@ -308,9 +308,9 @@ def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             shared, own = of_templates(generator, templates, 0.0)
             values = [value for test in shared for value in test.differences]
             independent = mcnemar(values.count(1.0), values.count(-1.0))
-            ps = pool_mean_tests(shared).mean.p, pool_mean_tests(own).mean.p, independent
+            ps = pool_tests_over_tasks(shared).mean.p, pool_tests_over_tasks(own).mean.p, independent
             wrong = [count + (p < ALPHA) for count, p in zip(wrong, ps, strict=True)]
-            pooled = pool_mean_tests(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
+            pooled = pool_tests_over_tasks(of_templates(generator, templates, -TEMPLATE_MARGIN)[0])
             is_above = pooled.mean.difference > -TEMPLATE_MARGIN
             good += is_above and pooled.compute_p_value(-TEMPLATE_MARGIN) < ALPHA
         rates = [Rate(count, pairs) for count in wrong]

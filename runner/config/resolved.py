@@ -33,7 +33,7 @@ class ResolvedJob:
         other = resolve_job(second_config)
         return replace(self, model=replace(self.model, second=other.model), second=other)
 
-    def replace_config_groups(self, **groups: Any) -> ResolvedJob:
+    def copy_with_changed_config_groups(self, **groups: Any) -> ResolvedJob:
         """Return a copy of the job with changed config groups and the same model files."""
         config = replace(self.config, **groups)
         return replace(self, config=config, model=replace(self.model, spec=build_model_spec(config)))
@@ -47,11 +47,11 @@ def resolve_job(config: RunnerConfig) -> ResolvedJob:
     notes = []
     if config.generation.needs_published_settings:
         generation = apply_published_settings(config.generation, resolved)
-        resolved = resolved.replace_config_groups(generation=generation)
+        resolved = resolved.copy_with_changed_config_groups(generation=generation)
         notes.append(generation.sources_description)
     task, note = config.task.adapt_to_generation(resolved.config.generation)
     if task is not config.task:
-        resolved = resolved.replace_config_groups(task=task)
+        resolved = resolved.copy_with_changed_config_groups(task=task)
         notes.append(note)
     return replace(resolved, notes=tuple(notes)) if notes else resolved
 

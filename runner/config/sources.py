@@ -37,7 +37,7 @@ from runner.config.hydra_options import KINDS as HYDRA_KINDS
 from runner.config.hydra_options import HydraOption, find_installed_option, list_installed_option_names
 from runner.config.renamed_keys import rename_old_keys_in_yaml
 from runner.config.root import RunnerConfig
-from runner.config.yaml_files import check_yaml_before_loading, get_fast_yaml_loader
+from runner.config.yaml_files import get_fast_yaml_loader, guard_yaml_loading
 from runner_base import find_plug_ins
 from runner_base.plugins import builtin_conf_files
 
@@ -93,7 +93,7 @@ class CheckedFiles(FileConfigSource):
         name = self._normalize_file_name(config_path)
         folder = self._find_option_folder(name) or self.path
         file = Path(os.path.realpath(os.path.join(folder, name)))
-        with check_yaml_before_loading(file):
+        with guard_yaml_loading(file):
             if self.path == str(CONF) and file.is_file():
                 return self._load_option_file(file)
             return _rename_old_keys_in_file(super().load_config(config_path), config_path)
@@ -129,7 +129,7 @@ class CheckedPackage(ImportlibResourcesConfigSource):
     """Config source for a config folder within a Python package."""
 
     def _read_config(self, res: Any) -> ConfigResult:
-        with check_yaml_before_loading(res):
+        with guard_yaml_loading(res):
             return super()._read_config(res)
 
     def load_config(self, config_path: str) -> ConfigResult:

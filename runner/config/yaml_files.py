@@ -19,7 +19,7 @@ MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
 @contextmanager
-def check_yaml_before_loading(file: Traversable) -> Iterator[None]:
+def guard_yaml_loading(file: Traversable) -> Iterator[None]:
     """Check a YAML file for errors, then run the block, which loads the file.
 
     Errors contain the file name and the position.

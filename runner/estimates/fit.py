@@ -112,7 +112,7 @@ def limit_batch_and_answer_length(resolved: ResolvedJob, num_questions: int | No
     ends = config.rope.name == RopeConfig.name and not config.rope.beyond_trained
     if isinstance(room, int) and ends and generation.max_new_tokens >= room:
         generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))
-    return resolved.replace_config_groups(generation=generation)
+    return resolved.copy_with_changed_config_groups(generation=generation)
 
 
 def _find_cheapest_memory_fix(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
@@ -136,7 +136,7 @@ def _iterate_candidate_memory_fixes(resolved: ResolvedJob) -> Iterator[tuple[str
         yield f"generation.batch_size={rows}", _with_batch_size(resolved, rows)
     for name in SMALLER if config.quantization.source is CheckpointSource.plain else ():
         try:
-            changed = resolved.replace_config_groups(quantization=CHOICES[name]())
+            changed = resolved.copy_with_changed_config_groups(quantization=CHOICES[name]())
         except ConfigError:  # incompatible with another setting
             continue
         yield f"quantization={name}", changed
@@ -145,6 +145,6 @@ def _iterate_candidate_memory_fixes(resolved: ResolvedJob) -> Iterator[tuple[str
 
 
 def _with_batch_size(resolved: ResolvedJob, batch_size: int) -> ResolvedJob:
-    return resolved.replace_config_groups(
+    return resolved.copy_with_changed_config_groups(
         generation=replace(resolved.config.generation, batch_size=batch_size)
     )

@@ -21,7 +21,7 @@ from runner.estimates.fit import (
 )
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.rough_speed import MachineRates, measure_machine_rates
-from runner.estimates.sample import CalibrationModel, build_calibration_model
+from runner.estimates.sample import CalibrationModel, build_model_for_speed_calibration
 from runner.estimates.speculation_time import (
     SpeculativePasses,
     disable_speculation,
@@ -102,7 +102,7 @@ def estimate_memory_and_time(
             entry = estimates[number] = JobEstimate()
             known = resolve_job_without_download(resolved) if config.model.has_weights else None
             entry.fit = _predict_fit_or_none(known, num_questions.get(number)) if known is not None else None
-            costs[number] = _compute_length_costs_or_zero(known, entry.fit)
+            costs[number] = _estimate_context_length_costs(known, entry.fit)
             entry.time = records.estimate_time_from_records(config, num_questions.get(number), costs[number])
             if known is None:
                 continue
@@ -165,7 +165,7 @@ def estimate_rough_speed(resolved: ResolvedJob, memory_fit: MemoryFit, machine_r
     parameters = float(sum(tensor.num_elements for tensor in files.tensors))
     token_bytes = files.compute_kv_bytes_per_token(config.generation.kv_cache_config)
     speed = machine_rates.estimate_speed(config.quantization, memory_fit.predicted, parameters, token_bytes)
-    return add_attention_cost(speed, _compute_length_costs_or_zero(resolved, memory_fit))
+    return add_attention_cost(speed, _estimate_context_length_costs(resolved, memory_fit))
 
 
 def add_attention_cost(speed: Speed, costs: LengthCosts) -> Speed:
@@ -221,7 +221,7 @@ def _predict_fit_or_none(resolved: ResolvedJob, num_questions: int | None) -> Me
         return None
 
 
-def _compute_length_costs_or_zero(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
+def _estimate_context_length_costs(resolved: ResolvedJob | None, memory_fit: MemoryFit | None) -> LengthCosts:
     """Return a model's costs of context length. All are zero if the model's shape is unknown."""
     if resolved is None or memory_fit is None:
         return NOTHING
@@ -233,6 +233,6 @@ def _compute_length_costs_or_zero(resolved: ResolvedJob | None, memory_fit: Memo
 
 def _calibration_model_or_none(resolved: ResolvedJob, memory_fit: MemoryFit) -> CalibrationModel | None:
     try:
-        return build_calibration_model(resolved, memory_fit.predicted.weight_mib)
+        return build_model_for_speed_calibration(resolved, memory_fit.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
         return None

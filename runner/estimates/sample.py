@@ -58,7 +58,7 @@ class CalibrationModel:
     place_bytes: int  # keys and values of one token
 
 
-def build_calibration_model(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
+def build_model_for_speed_calibration(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
     """Return the model that a calibration must time for this job, or None if a calibration is impossible."""
     config, files = remove_rope_scaling(resolved.config), resolved.model.files
     settings = files.settings

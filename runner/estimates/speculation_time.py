@@ -97,7 +97,7 @@ def disable_speculation(resolved: ResolvedJob) -> ResolvedJob:
     generation = resolved.config.generation
     if not generation.speculation.drafts_every_step:
         return resolved
-    return resolved.replace_config_groups(generation=replace(generation, speculate="off"))
+    return resolved.copy_with_changed_config_groups(generation=replace(generation, speculate="off"))
 
 
 def estimate_speculative_passes(

@@ -38,7 +38,7 @@ from runner_base import (
 from runner_base.console import create_console
 from runner_base.files import find_common_folder
 from runner_base.notes import Note, note
-from runner_base.printed_tables import print_fitting_table
+from runner_base.printed_tables import print_table_fitted_to_terminal
 from runner_base.tables import NO_WIDTH
 
 MODEL_NAME = "model.name"
@@ -146,7 +146,7 @@ def print_plan(plan: list[PlannedJob]) -> None:
         build_job_id_column([job.job_id for job in plan], names),
         *([Column("base", shared, False, drop_order=2, use=ColumnUse.job)] if is_full else []),
     ]
-    print_fitting_table(
+    print_table_fitted_to_terminal(
         create_console(non_terminal_width=NO_WIDTH if is_full else WIDTH), columns, plans.HAS_ALL_COLUMNS
     )
     if any(estimate.fit is not None for estimate in estimates.values()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
-from runner.render.job_lines import select_grid_columns
+from runner.render.job_lines import select_grid_table_metrics
 from runner.report import OF_LOAD, format_headline_metrics, format_main_metrics
 from runner_base import Record, Status, escape_control_characters, svg
 from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, find_metric
@@ -85,7 +85,7 @@ class GridRows(list[dict[str, Any]]):
     def _repr_html_(self) -> str:
         shown = [
             column
-            for column in select_grid_columns([_numeric_values(row) for row in self])
+            for column in select_grid_table_metrics([_numeric_values(row) for row in self])
             if column.key != ACCURACY[0]
         ]
         scored = any(ACCURACY[0] in row for row in self)

@@ -96,7 +96,7 @@ def find_grid_plan_in_folder(output_dir: Path, grid_prefix: str, newest_keyword:
     return matching[0]
 
 
-def add_jobs_without_result(
+def add_grid_jobs_without_result(
     records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
     """Add the grid's jobs that have no result, each with the reason.

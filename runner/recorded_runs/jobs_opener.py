@@ -11,7 +11,7 @@ from typing import Any
 from runner.recorded_runs.folder_runs import load_recorded_runs
 from runner.recorded_runs.grid_plans import (
     GridPlan,
-    add_jobs_without_result,
+    add_grid_jobs_without_result,
     download_grid_plan,
     find_grid_plan_in_folder,
     load_folder_plans,
@@ -85,7 +85,7 @@ class JobsOpener(RecordsOpener):
             plan = None if options.runs else _find_last_grid_plan(client, store, scratch)
         jobs = RecordedJobs(runs, reader, client, grid, shown_at=format_mlflow_url_or_command(store.uri))
         if plan is not None:
-            add_jobs_without_result(jobs, plan, output_dir, client, store)
+            add_grid_jobs_without_result(jobs, plan, output_dir, client, store)
         _require_finished_jobs(jobs, options.grid)
         return jobs
 
@@ -107,7 +107,7 @@ def _open_folder_jobs(options: argparse.Namespace, output_dir: Path, temp_folder
         runs, plan = load_recorded_runs(output_dir), next(iter(load_folder_plans(output_dir)), None)
     jobs = RecordedJobs(runs, reader, None)
     if plan is not None:
-        add_jobs_without_result(jobs, plan, output_dir)
+        add_grid_jobs_without_result(jobs, plan, output_dir)
     _require_finished_jobs(jobs, options.grid)
     return jobs
 

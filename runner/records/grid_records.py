@@ -70,7 +70,7 @@ def read_grid_records(output_dir: Path) -> list[GridRecord]:
         if not path.is_file():  # a pipe would wait for its reader
             continue
         try:
-            record = _require_record_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+            record = _require_valid_field_types(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError) as error:
             log.warning("ignored: %s is damaged (%s)", path, error)
         else:
@@ -78,7 +78,7 @@ def read_grid_records(output_dir: Path) -> list[GridRecord]:
     return sorted(records, key=lambda record: -record.started_ms)
 
 
-def _require_record_types(record: GridRecord) -> GridRecord:
+def _require_valid_field_types(record: GridRecord) -> GridRecord:
     """Raise TypeError if a value of the record has the wrong type."""
     kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
     kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}

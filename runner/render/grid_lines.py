@@ -44,7 +44,10 @@ def build_job_cells(metrics: Mapping[str, float], alternative_scores: Sequence[s
     seconds = metrics.get("seconds")
     score = _format_main_score(metrics) or " · ".join(alternative_scores)
     return JobCells(
-        score, speed, "" if seconds is None else format_duration(seconds), _format_optional_metrics(metrics)
+        score,
+        speed,
+        "" if seconds is None else format_duration(seconds),
+        _format_early_stop_and_costs(metrics),
     )
 
 
@@ -74,7 +77,7 @@ def _format_answer_counts(metrics: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def _format_optional_metrics(metrics: Mapping[str, float]) -> list[str]:
+def _format_early_stop_and_costs(metrics: Mapping[str, float]) -> list[str]:
     """Format the metrics that only some jobs have: early stop, costs, energy."""
     rest = []
     name = "early_stop_difference_points"

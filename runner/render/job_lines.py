@@ -391,7 +391,7 @@ def format_row_heading(key: str) -> str:
     return ROW_HEADINGS.get(key) or key.replace("_mib", " MiB").replace("_", " ")
 
 
-def select_grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
+def select_grid_table_metrics(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
     shown[1:1] = list_max_k_vote_metric_keys(jobs) if "n" in shown else []
     for job in jobs:

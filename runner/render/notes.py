@@ -9,7 +9,7 @@ from runner.render.answer_notes import ANSWERS, LIKELIHOODS, QUESTIONS
 from runner.render.grid_notes import ESTIMATES, GRIDS
 from runner.render.measurement_notes import SPEED
 from runner_base.notes import Note
-from runner_base.render.notes import Template, render_note, render_note_value
+from runner_base.render.notes import Template, render_note, render_value_if_note
 
 NOTES: dict[str, Template] = ANSWERS | QUESTIONS | LIKELIHOODS | SPEED | ESTIMATES | GRIDS
 
@@ -24,4 +24,4 @@ def render_notes(notes: Iterable[Note | str]) -> list[str]:
 
 
 def render_note_cells(table_rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: render_note_value(value, NOTES) for key, value in row.items()} for row in table_rows]
+    return [{key: render_value_if_note(value, NOTES) for key, value in row.items()} for row in table_rows]

@@ -77,7 +77,7 @@ def main() -> None:
     sys.path += job.get("packages", ())  # folders from which a program with tests may import
     if "tests" in job:
         __import__("gc")  # refused later where the kernel refuses nothing
-    held, libc = activate_protections(job)
+    held, libc = activate_sandbox_protections(job)
     texts: tuple[str, ...] = marshal.load(source)
     os.dup2(1, 0)
     sys.stdin = io.StringIO()
@@ -245,7 +245,7 @@ def describe_error(error: BaseException) -> str:
     return f"{name}: {first}" if first else name
 
 
-def activate_protections(sandbox_settings: dict[str, Any]) -> tuple[list[str], Any]:
+def activate_sandbox_protections(sandbox_settings: dict[str, Any]) -> tuple[list[str], Any]:
     """Activate every protection that this machine supports. Returns the names of the active
     protections, and the C library.
     """

@@ -67,7 +67,7 @@ class _StoredTokens:
             # as one token
             self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
-    def compute_truncation_bound(self, min_logprobs: Sequence[float]) -> Any:
+    def bound_divergence_outside_top_k(self, min_logprobs: Sequence[float]) -> Any:
         """Return, for each position, an upper bound of the divergence that tokens outside the top k
         contribute.
         """
@@ -100,7 +100,7 @@ def compute_divergence_lower_bound(
     probability of the last stored token.
     """
     kept = _StoredTokens(top_k, reference_logprobs, model_logprobs)
-    kl, truncation = kept.inside + kept.tail, kept.compute_truncation_bound(min_logprobs)
+    kl, truncation = kept.inside + kept.tail, kept.bound_divergence_outside_top_k(min_logprobs)
     return Divergence(
         _finite_sum(kl),
         _finite_sum(truncation),
@@ -144,7 +144,10 @@ def estimate_divergence_from_draws(
             else np.full(len(rest), np.inf)
         )
     at_least = kept.inside + kept.tail
-    kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.compute_truncation_bound(min_logprobs)
+    kl, at_most = (
+        at_least + rest * each.mean(axis=1),
+        at_least + kept.bound_divergence_outside_top_k(min_logprobs),
+    )
     bounds = at_least.tolist(), at_most.tolist()
     return Divergence(
         _finite_sum(kl), 0.0, sum(is_same_top_token), _finite_sum(variance), *bounds, estimated=kl.tolist()

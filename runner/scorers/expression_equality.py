@@ -251,7 +251,7 @@ def _are_parsed_values_equal(expected: Any, found: Any) -> bool:
         return False
     if not _contains_equation(expected) and not _are_equations_solved(found):
         return False
-    grader.sympy_solve_and_compare = _relations_equal_up_to_factor
+    grader.sympy_solve_and_compare = _are_relations_proportional
     return bool(
         grader.verify(
             expected,
@@ -298,7 +298,7 @@ def _is_assignable_name(value: Any) -> bool:
     return is_pair or value.is_Symbol or isinstance(value, sympy.core.function.AppliedUndef)
 
 
-def _relations_equal_up_to_factor(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
+def _are_relations_proportional(gold: Relational, found: Relational, _rounding: int, _digits: int) -> bool:
     """Return whether two relations differ only by a common factor on both sides: 2x < 6 equals x < 3.
 
     Math-Verify compares solutions, and takes any two equations without solutions as equal.

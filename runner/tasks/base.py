@@ -111,7 +111,7 @@ def update_job_with_task_inputs(resolved: ResolvedJob, inputs: TaskInputs) -> Re
         keys = {key.name for key in fields(before)}
         # what was read
         vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
-        resolved = resolved.replace_config_groups(task=task)
+        resolved = resolved.copy_with_changed_config_groups(task=task)
     return resolved.copy_job_with_second_model(inputs.second)
 
 

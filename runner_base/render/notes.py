@@ -11,11 +11,11 @@ Template = str | Callable[..., str]  # text with {names} of a note's values, or 
 
 def render_note(note: Note, templates: Mapping[str, Template]) -> str:
     template = "{text}" if note.code == GIVEN else templates[note.code]
-    values = {name: render_note_value(value, templates) for name, value in note.values.items()}
+    values = {name: render_value_if_note(value, templates) for name, value in note.values.items()}
     return template.format(**values) if isinstance(template, str) else template(**values)
 
 
-def render_note_value(value: object, templates: Mapping[str, Template]) -> object:
+def render_value_if_note(value: object, templates: Mapping[str, Template]) -> object:
     """Render a note or a tuple of notes as text. Other values are returned unchanged."""
     if isinstance(value, Note):
         return render_note(value, templates)

@@ -43,7 +43,7 @@ from runner_compare.release_gate.render.text import (
     build_verdict_section,
     format_error_markdown,
     format_gate_report,
-    format_markdown,
+    format_gate_report_as_markdown,
     format_one_line_report,
 )
 from runner_compare.release_gate.runs import compare_recorded_jobs_with_baseline, names_files, read_files
@@ -65,7 +65,7 @@ def run_gate(arguments: list[str]) -> int:
     else:
         text = format_one_line_report(report) if options.compact else format_gate_report(report)
         print(escape_control_characters(text))
-    _write_files(options, format_markdown(report), format_junit(report))
+    _write_files(options, format_gate_report_as_markdown(report), format_junit(report))
     return report.exit_code
 
 

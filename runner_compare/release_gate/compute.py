@@ -208,7 +208,7 @@ def check_loss_within_margin(
     if decision.verdict in SHOWN_GOOD:
         return Check(GateVerdict.go, note("within"), panel, decision)
     if decision.verdict is MarginVerdict.worse_by_more:
-        if error_rate_share >= 1 or _compute_loss_p_value(decision) < ALPHA * error_rate_share:
+        if error_rate_share >= 1 or _compute_p_value_beyond_margin(decision) < ALPHA * error_rate_share:
             return Check(GateVerdict.no_go, note("beyond"), panel, decision)
         return Check(
             GateVerdict.ask, note("beyond_share", error_rate=ALPHA * error_rate_share), panel, decision
@@ -219,7 +219,7 @@ def check_loss_within_margin(
     return Check(GateVerdict.ask, note("undecided"), panel, decision, further, takes)
 
 
-def _compute_loss_p_value(decision: Decision) -> float:
+def _compute_p_value_beyond_margin(decision: Decision) -> float:
     """Return the adjusted p-value of a loss beyond the margin, for the best outcome of cut-off answers."""
     versions = [decision, *(decision.ends or ())]
     p = max(

@@ -50,7 +50,9 @@ def pack_job(
         )
     job = read_finished_job(folder)
     files = (
-        _build_measurement_files(job, recorded_run) if job.repeats else _build_sample_files(job, with_texts)
+        _build_result_and_repeat_files(job, recorded_run)
+        if job.repeats
+        else _build_sample_files(job, with_texts)
     )
     manifest = {
         "format": FORMAT,
@@ -77,7 +79,7 @@ def _build_sample_files(job: FinishedJob, with_texts: bool) -> dict[str, bytes]:
     }
 
 
-def _build_measurement_files(job: FinishedJob, recorded_run: Run | None) -> dict[str, bytes]:
+def _build_result_and_repeat_files(job: FinishedJob, recorded_run: Run | None) -> dict[str, bytes]:
     record = _remove_paths_and_addresses(job.record)
     result = Result(record.result.metrics, facts=record.result.facts)
     files = {

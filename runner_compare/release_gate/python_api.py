@@ -10,7 +10,11 @@ from typing import Any
 from runner_base import JobFailed, environment
 from runner_compare.model.missing_jobs import JobState, MissingJob
 from runner_compare.release_gate.command import create_gate_parser, decide
-from runner_compare.release_gate.render.text import describe_check, format_gate_report, format_markdown
+from runner_compare.release_gate.render.text import (
+    describe_check,
+    format_gate_report,
+    format_gate_report_as_markdown,
+)
 from runner_compare.release_gate.verdicts import CandidateVerdict, GateReport, GateVerdict, to_dict
 from runner_compare.render.html import escape_html
 
@@ -57,7 +61,7 @@ class GateResult:
         return pd.DataFrame(rows)
 
     def to_markdown(self) -> str:
-        return format_markdown(self.report)
+        return format_gate_report_as_markdown(self.report)
 
     def __str__(self) -> str:
         return format_gate_report(self.report)

@@ -25,7 +25,7 @@ from runner_compare.render.effects import (
     format_p_value,
     format_pair_counts,
 )
-from runner_compare.render.labels import format_number, format_row_versus_baseline
+from runner_compare.render.labels import format_number, format_row_and_baseline_names
 from runner_compare.render.margins import format_margin
 from runner_compare.render.quantities import METHODS, fill_template, find_quantity
 from runner_compare.section import ColumnSlot
@@ -211,7 +211,7 @@ def build_detailed_ratio_columns(table: Table) -> list[Column]:
     columns = [
         Column(
             "comparison",
-            [format_row_versus_baseline(row, table.keys) for row, _ in lines],
+            [format_row_and_baseline_names(row, table.keys) for row, _ in lines],
             False,
             use=ColumnUse.setting,
         ),

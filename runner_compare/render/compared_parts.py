@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from runner_base import Column, ColumnUse, join_first_names
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.render.effects import format_p_value
-from runner_compare.render.labels import format_row_versus_baseline
+from runner_compare.render.labels import format_row_and_baseline_names
 from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import Decision, Finding
 
@@ -25,7 +25,7 @@ def build_subset_columns(
     columns = [
         Column(
             "comparison",
-            [format_row_versus_baseline(row, table.keys) for row in rows],
+            [format_row_and_baseline_names(row, table.keys) for row in rows],
             False,
             use=ColumnUse.setting,
         )
@@ -50,7 +50,7 @@ def format_subset_sentences(
     describe_subset: Callable[[Subset], str],
 ) -> list[str]:
     return [
-        f"{subject} of {format_row_versus_baseline(row, table.keys)}: {'; '.join(parts)}"
+        f"{subject} of {format_row_and_baseline_names(row, table.keys)}: {'; '.join(parts)}"
         for row in table.rows
         if (
             parts := [
@@ -76,7 +76,9 @@ def summarize_subset_findings_per_row(
                 parts.setdefault(decision.finding, []).append(describe_subset(part))
         shown = [f"{finding} {join_first_names(places, MAX_PLACES)}" for finding, places in parts.items()]
         if shown:
-            lines.append(f"{subject} of {format_row_versus_baseline(row, table.keys)}: {'; '.join(shown)}.")
+            lines.append(
+                f"{subject} of {format_row_and_baseline_names(row, table.keys)}: {'; '.join(shown)}."
+            )
     return lines
 
 

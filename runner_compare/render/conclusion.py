@@ -79,7 +79,7 @@ def _format_sentences_by_verdict(items: Sequence[Item], open_items: Sequence[Ite
     )
     noun = "candidate" if len({item.candidate for item in items}) == len(items) else "comparison"
     total = format_count(len(items), noun)
-    sentences = [_join_verdict_groups(found, total) for found in (losses, others) if found]
+    sentences = [_join_verdicts_into_sentence(found, total) for found in (losses, others) if found]
     return [*sentences, _format_undecided_candidates_sentence(open_items, total)] if open_items else sentences
 
 
@@ -185,7 +185,7 @@ def _is_loss(item: Item) -> bool:
     return item.decision.finding is Finding.worse or item.decision.verdict in worse
 
 
-def _join_verdict_groups(groups: dict[str, list[Item]], total: str) -> str:
+def _join_verdicts_into_sentence(groups: dict[str, list[Item]], total: str) -> str:
     parts = []
     for phrase, items in groups.items():
         verb = VERBS[phrase.startswith(NO_LOSS)][len(items) > 1]

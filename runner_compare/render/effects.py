@@ -28,7 +28,7 @@ from runner_compare.statistics import (
     Finding,
     MarginVerdict,
     Method,
-    compute_max_error_rate,
+    bound_wrong_finding_probability,
 )
 
 
@@ -85,7 +85,7 @@ def _get_record_value(decision: Decision, field_name: str) -> Any:
 def format_high_error_rate_warning(effects: Sequence[Decision]) -> str:
     """Return a warning if the probability of any wrong finding in a table exceeds 5 %."""
     of_accuracy = [effect for effect in effects if find_quantity(effect) is ACCURACIES]
-    share = compute_max_error_rate(of_accuracy)
+    share = bound_wrong_finding_probability(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
     fixed = Counter(effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons)

@@ -19,7 +19,7 @@ from runner_compare.render.effects import (
 from runner_compare.render.labels import (
     format_assignments,
     format_rounded_count,
-    format_row_versus_baseline,
+    format_row_and_baseline_names,
     get_row_and_baseline_names,
 )
 from runner_compare.render.margins import UNDECIDED, format_finding, format_margin, format_margin_verdict
@@ -118,7 +118,7 @@ def _describe_rows_and_largest_effect(
     rows: Sequence[TableRow], keys: list[str], largest_index: int
 ) -> tuple[str, str]:
     if len(rows) == 1:
-        return format_row_versus_baseline(rows[0], keys), ""
+        return format_row_and_baseline_names(rows[0], keys), ""
     names = [get_row_and_baseline_names(row, keys)[0] for row in rows]
     _, base_name, shared = get_row_and_baseline_names(rows[0], keys)
     more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
@@ -286,7 +286,7 @@ def _format_too_few_runs_sentence(row: TableRow, keys: list[str]) -> str:
             "workers=1 hydra.launcher.fresh=true"
         )
     return (
-        f"{format_row_versus_baseline(row, keys)}: {count} cannot show "
+        f"{format_row_and_baseline_names(row, keys)}: {count} cannot show "
         f"a difference in {format_comparison_count(family)}. "
         f"{fix[0].upper()}{fix[1:]}. "
         f"{needed} runs per job detect a difference of {CLEAR_DIFFERENCE:g} times the spread between runs."

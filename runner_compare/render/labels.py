@@ -93,7 +93,7 @@ def shorten_row_names(
     return names
 
 
-def format_row_versus_baseline(row: TableRow, keys: list[str]) -> str:
+def format_row_and_baseline_names(row: TableRow, keys: list[str]) -> str:
     """Name a row and its baseline, e.g. `nf4 vs none on task.split=test`."""
     if row.is_repeat:
         name = format_assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"

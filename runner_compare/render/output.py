@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from runner_base import Column, Picture, Progress, convert_write_error, escape_control_characters
 from runner_base.console import create_console
-from runner_base.printed_tables import print_fitting_table
+from runner_base.printed_tables import print_table_fitted_to_terminal
 from runner_base.tables import NO_WIDTH, PAGE_WIDTH, print_list_item, print_wrapped, wrapped_lines
 from runner_compare.features.cut_offs.render import flatten_cut_off_answers_record
 from runner_compare.features.front.compute import FrontData
@@ -26,7 +26,7 @@ from runner_compare.render.conclusion import conclusion_text
 from runner_compare.render.escaping import escape_csv_cell, escape_markdown
 from runner_compare.render.forest import draw_forest_plot_lines
 from runner_compare.render.next_steps import format_next_steps_and_details, join_texts_into_lines
-from runner_compare.render.page import PagePart, write_page
+from runner_compare.render.page import PagePart, write_comparison_html_page
 from runner_compare.render.parts import (
     build_comparison_report_parts,
     format_table_title_parts,
@@ -81,7 +81,7 @@ def _print_report_part(part: ReportPart, view: View, terminal: Console, out: Tex
         if grid.title:
             terminal.print()
             print_wrapped(terminal, grid.title)
-        print_fitting_table(
+        print_table_fitted_to_terminal(
             terminal,
             grid.columns,
             "--columns all" if is_short else "--format markdown, --save",
@@ -178,7 +178,7 @@ def _write_csv(comparison: Comparison, out: TextIO) -> None:
             map(escape_csv_cell, line) for line in zip(*(column.cells for column in columns), strict=True)
         )
         return
-    lines = flatten_rows(comparison)
+    lines = build_flat_comparison_records(comparison)
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
     last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
@@ -190,7 +190,7 @@ def _write_csv(comparison: Comparison, out: TextIO) -> None:
     writer.writerows([escape_csv_cell(line.get(name)) for name in names] for line in lines)
 
 
-def flatten_rows(comparison: Comparison) -> list[dict[str, Any]]:
+def build_flat_comparison_records(comparison: Comparison) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for table in comparison.tables:
         for row in table.rows:
@@ -264,7 +264,7 @@ def save_comparison(
             page.append((table, [*figures, *of_jobs], below[id(table)]))
         scored = [table for table in tables if table.has_accuracies]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
+            write_comparison_html_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)

@@ -21,7 +21,7 @@ STYLE = Path(__file__).with_name("page.css")
 PagePart = tuple[Table, Sequence[Picture | JobPicture], str]
 
 
-def write_page(
+def write_comparison_html_page(
     comparison: Comparison,
     parts: list[PagePart],
     options: dict[str, str],

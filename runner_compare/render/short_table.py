@@ -22,7 +22,7 @@ from runner_compare.render.effects import format_effect, get_sample_unit_name
 from runner_compare.render.labels import (
     format_number,
     format_rounded_count,
-    format_row_versus_baseline,
+    format_row_and_baseline_names,
     is_self_explanatory,
 )
 from runner_compare.render.margins import format_finding
@@ -226,7 +226,7 @@ def build_ratio_comparison_columns(table: Table) -> list[Column]:
     return [
         Column(
             "comparison",
-            [format_row_versus_baseline(row, table.keys) for row, _ in lines],
+            [format_row_and_baseline_names(row, table.keys) for row, _ in lines],
             False,
             use=ColumnUse.setting,
         ),

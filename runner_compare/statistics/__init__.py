@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from runner_compare.statistics.decisions import Decision as Decision
     from runner_compare.statistics.decisions import Finding as Finding
     from runner_compare.statistics.decisions import RunComparison as RunComparison
-    from runner_compare.statistics.decisions import compute_max_error_rate as compute_max_error_rate
+    from runner_compare.statistics.decisions import (
+        bound_wrong_finding_probability as bound_wrong_finding_probability,
+    )
     from runner_compare.statistics.decisions import create_undecided_decision as create_undecided_decision
     from runner_compare.statistics.decisions import (
         decide_comparisons_with_holm as decide_comparisons_with_holm,
@@ -112,7 +114,7 @@ PLACES = {
     "RATIOS": "decisions",  # the name of the margin of all ratios
     "decide_comparisons_with_holm": "decisions",  # decides on all comparisons of a table
     "create_undecided_decision": "decisions",  # an effect about which nothing is decided
-    "compute_max_error_rate": "decisions",  # the share of tables with a wrong finding, at most
+    "bound_wrong_finding_probability": "decisions",  # the share of tables with a wrong finding, at most
     # numbers that words name
     "ALPHA": "stats",  # the error of all claims of a table
     "POWER": "stats",  # the power that is promised

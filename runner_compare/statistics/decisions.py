@@ -387,7 +387,7 @@ def create_undecided_decision(test: Test) -> Decision:
     return _create_decision(RunComparison(test), 1.0, 1, Finding.open, None, None)
 
 
-def compute_max_error_rate(decisions: Sequence[Decision]) -> float:
+def bound_wrong_finding_probability(decisions: Sequence[Decision]) -> float:
     """Return an upper bound on the probability that any finding of a table is wrong.
 
     It is 5 % for Holm's family, plus the error part of each run compared during execution.

@@ -122,7 +122,7 @@ class TokenSaving:
         )
 
     @property
-    def break_even_questions(self) -> Estimate | None:
+    def break_even_question_count(self) -> Estimate | None:
         """Number of questions after which the token savings exceed the training tokens.
 
         None if training used no tokens, or if the run saves none.

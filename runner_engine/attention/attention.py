@@ -141,7 +141,7 @@ class PassLayout:
     def is_in_slot_order(self) -> bool:
         return bool((self.slot == torch.arange(len(self.slot), device=self.slot.device)).all())
 
-    def _get_layer_view(self, layer: int) -> WindowView:
+    def _get_window_view_of_layer(self, layer: int) -> WindowView:
         window = self.heads.windows[layer] if self.heads.windows else None
         if window is None or self._max_position < window.size:
             return WindowView(self.uses)
@@ -183,7 +183,9 @@ class PassLayout:
             self.heads.apply_hadamard_rotation_if_enabled(some, self.kernels)
             for some in pad_heads_to_kv_store_shape(self.heads, query, key, value)
         )
-        attention = LayerAttention(self.heads.store_layer(layer), scale, softmax, self._get_layer_view(layer))
+        attention = LayerAttention(
+            self.heads.store_layer(layer), scale, softmax, self._get_window_view_of_layer(layer)
+        )
         result = self.heads.apply_hadamard_rotation_if_enabled(
             self._compute_attention_on_padded_heads(attention, query, key, value), self.kernels
         )

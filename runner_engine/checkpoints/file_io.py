@@ -192,7 +192,7 @@ def sort_safetensors_metadata(path: Path) -> None:
         stream.write(text.ljust(length))
 
 
-def iter_safetensors_file(
+def iter_safetensors_file_bytes(
     header: bytes,
     tensors: Iterable[TensorLocation],
     on_progress: Callable[[int], None],

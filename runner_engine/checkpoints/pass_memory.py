@@ -36,7 +36,7 @@ class PassShape:
     sampled_bytes: int = 0  # for each of the logits, to draw a token by them
 
 
-def compute_max_prefill_pass(device: str, num_sequences: int, prompt_tokens: int) -> PassShape:
+def compute_largest_prefill_pass_shape(device: str, num_sequences: int, prompt_tokens: int) -> PassShape:
     """Return the shape of the scheduler's largest prefill pass. Longer prompts are split into
     several passes.
     """

@@ -13,7 +13,7 @@ PROMPT_SHARES = {"cpu": 0.5, "cuda": COMBINED_SHARE - SEQUENCE_SHARE}
 CONVERSATION_SHARE = 0.25  # of the share for active sequences is for conversations
 
 
-def compute_prompt_cache_limit_mib(setting_mib: int | None, free_mib: float, device: str) -> float:
+def resolve_prompt_cache_setting_mib(setting_mib: int | None, free_mib: float, device: str) -> float:
     """Return the limit that earlier prompts never exceed.
 
     setting_mib: generation.prompt_cache_mib. free_mib: free memory after the weights are loaded.
@@ -31,4 +31,4 @@ def compute_max_prompt_cache_mib(
     has_only_conversations: whole conversations are stored instead of blocks of prompts.
     """
     share = CONVERSATION_SHARE * SEQUENCE_SHARE if has_only_conversations else COMBINED_SHARE
-    return min(compute_prompt_cache_limit_mib(setting_mib, free_mib, device), share * max(free_mib, 0.0))
+    return min(resolve_prompt_cache_setting_mib(setting_mib, free_mib, device), share * max(free_mib, 0.0))

@@ -54,7 +54,7 @@ class Admission:
         """
         prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in sequences]
         beginnings = dict(
-            zip(sequences, self.kv.prefixes.assign_prefixes(prompts, upcoming_prompts), strict=True)
+            zip(sequences, self.kv.prefixes.assign_shared_prefixes(prompts, upcoming_prompts), strict=True)
         )
         # the longest first
         self.rows.waiting.extend(sorted(sequences, key=lambda row: (beginnings[row], -row.max_kv_tokens)))

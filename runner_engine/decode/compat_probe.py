@@ -434,7 +434,7 @@ def _compute_test_logits(forward: Forward, token_ids: list[int], prefix_length: 
     return torch.cat((read, forward.step(own, rows, forward.list_shared_prefixes(rows))))
 
 
-def batched_logits_match_single(forward: Forward, vocab_size: int) -> bool:
+def are_multi_token_logits_exact(forward: Forward, vocab_size: int) -> bool:
     """Whether a forward pass over several tokens returns exactly the same logits as single-token passes."""
     trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused

@@ -149,7 +149,7 @@ class FastLayers:
             weight, panels = table.weight, heads.get(table.weight.data_ptr())
             is_in_file = weight.nbytes >= SHARED_BYTES and mapped.is_mapped_address(weight.data_ptr())
             if panels is not None and is_in_file and table.max_norm is None:
-                table.forward = panels.select_output_weights  # type: ignore[method-assign,assignment]
+                table.forward = panels.gather_weights_of_outputs  # type: ignore[method-assign,assignment]
                 self.layers.append(table)
 
     def _wrap_forward_with_heap_release(self, layer: nn.Linear) -> None:

@@ -102,7 +102,7 @@ class FusedStreams:
             "streams": self._build_layer_streams_struct(layer.streams),
         }
 
-    def inputs_address(self, keeps_token_ids: bool) -> int | None:
+    def get_layer_inputs_address(self, keeps_token_ids: bool) -> int | None:
         """Build the C structure of the inputs of all layers.
 
         keeps_token_ids: a pass gets the ids of tokens, and not rows of embeddings by number.

@@ -116,7 +116,11 @@ class FusedWeights:
         self.latents = FusedLatents(kv_spec, self._build_matrix_struct, self._build_norm_struct)
         self.mixers = FusedMixers(layout)
         self.streams = FusedStreams(
-            layout, kv_spec, self._build_matrix_struct, self._build_norm_struct, self._keep_tensor_alive
+            layout,
+            kv_spec,
+            self._build_matrix_struct,
+            self._build_norm_struct,
+            self._keep_tensor_and_get_address,
         )
         layers = [self._build_layer_struct(number, layer) for number, layer in enumerate(layout.layers)]
         head = layout.head
@@ -149,7 +153,7 @@ class FusedWeights:
             has_query_gates=self.has_query_gates,
             has_heads_together=get_common_attention_setting(attending, "has_heads_together"),
             mixers=self.mixers.count,
-            inputs=self.streams.inputs_address(keeps_token_ids=self.unpack_rows is None),
+            inputs=self.streams.get_layer_inputs_address(keeps_token_ids=self.unpack_rows is None),
             streams=self.streams.build_model_streams_struct(),
             embedding_scale=self._compute_embedding_scale(layout),
             residual_scale=layout.residual_scale,
@@ -168,7 +172,8 @@ class FusedWeights:
         torch then multiplies in float32, and rounds once.
         """
         return any(self.rotations) and any(
-            table.compute_angles(torch.zeros(1, dtype=dtype), [0]).cos.dtype != dtype for table in self.tables
+            table.compute_rope_angles(torch.zeros(1, dtype=dtype), [0]).cos.dtype != dtype
+            for table in self.tables
         )
 
     def _build_layer_struct(self, layer_index: int, layer: LayerLayout) -> FusedLayer:
@@ -378,7 +383,7 @@ class FusedWeights:
             if is_tied and isinstance(panels, PlainPackedWeights) and self.rows <= self.vocabulary:
                 return int(panels.matrix.weight), True
         elif not getattr(layer, "makes_rows", False):
-            return self._keep_tensor_alive(layer.weight, self.rows, self.hidden), False
+            return self._keep_tensor_and_get_address(layer.weight, self.rows, self.hidden), False
         elif layer.dtype != self.heads.dtype:
             raise NotFusable("its embedding has another number format")
         self.unpack_rows = layer
@@ -386,7 +391,11 @@ class FusedWeights:
 
     def _get_position_embedding_address(self, layout: ModelLayout) -> int | None:
         table = layout.positions
-        return None if table is None else self._keep_tensor_alive(table, self.positions or 0, self.hidden)
+        return (
+            None
+            if table is None
+            else self._keep_tensor_and_get_address(table, self.positions or 0, self.hidden)
+        )
 
     def _compute_embedding_scale(self, layout: ModelLayout) -> float:
         """Return the factor by which the C kernels scale embeddings.
@@ -408,7 +417,7 @@ class FusedWeights:
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
         weight = (
-            self._keep_tensor_alive(norm.weight, count)
+            self._keep_tensor_and_get_address(norm.weight, count)
             if is_plain
             else self._copy_float32_and_get_address(norm.weight, count)
         )
@@ -420,7 +429,7 @@ class FusedWeights:
         self._kept.append(tensor.detach().float().contiguous())
         return native.get_tensor_address(self._kept[-1], torch.float32, count)
 
-    def _keep_tensor_alive(self, tensor: torch.Tensor, *shape: int) -> int:
+    def _keep_tensor_and_get_address(self, tensor: torch.Tensor, *shape: int) -> int:
         """Keep a tensor alive for C, and return the tensor's memory address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:

@@ -55,7 +55,7 @@ class GenerateBatch:
             possible = picked.clamp(min=0)
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
-        def accept_tokens(token_ids: torch.Tensor, _scores: Any, **__: Any) -> torch.Tensor:
+        def accept_tokens_and_find_finished(token_ids: torch.Tensor, _scores: Any, **__: Any) -> torch.Tensor:
             signals.raise_if_signal_waits()
             tokens, passed = picked.tolist(), time.perf_counter() - started
             for at, row in list(self.alive.items()):
@@ -79,7 +79,9 @@ class GenerateBatch:
             [row.pending_tokens for row in rows],
             max(row.limit - len(row.tokens) for row in rows),
         )
-        output = generate_with_callbacks(self.loaded, prompts, most, sample_one_token, accept_tokens)
+        output = generate_with_callbacks(
+            self.loaded, prompts, most, sample_one_token, accept_tokens_and_find_finished
+        )
         record_cache_peak(self.stats, output.past_key_values)
         record_activation_peak(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
         passed = time.perf_counter() - started

@@ -16,7 +16,7 @@ from runner_engine.grammars import GrammarCache, GrammarState
 from runner_engine.models.base_loading import LoadedModel
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenization import decode_token_ids, encode_text
-from runner_engine.models.vocabulary import check_token_ids, count_embeddings
+from runner_engine.models.vocabulary import check_token_ids, count_token_ids_with_embedding
 from runner_engine.sessions import (
     MOST_OPENING,
     MOST_PARTIAL,
@@ -295,7 +295,7 @@ def create_request_encoder(loaded: LoadedModel, spec: ModelSpec) -> RequestEncod
     room, own, vocab_size = (
         loaded.metrics["max_positions"],
         get_non_default_generation_settings(loaded.model),
-        count_embeddings(loaded.model),
+        count_token_ids_with_embedding(loaded.model),
     )
     stops = find_stop_token_ids(loaded.model, loaded.tokenizer)
     grammars = GrammarCache(loaded.tokenizer, vocab_size, stops)

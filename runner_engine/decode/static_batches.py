@@ -35,7 +35,7 @@ from runner_engine.memory import (
     release_memory_after_failure,
 )
 from runner_engine.models.base_loading import LoadedModel
-from runner_engine.models.vocabulary import choose_padding_id, count_embeddings
+from runner_engine.models.vocabulary import choose_padding_id, count_token_ids_with_embedding
 from runner_engine.sessions import EngineStats, Event, RequestId, SequenceCount, SequenceShortage
 
 
@@ -346,7 +346,10 @@ def _left_pad_prompts(
     prompts: list[list[int]], loaded: LoadedModel
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pad prompts on the left. Returns token ids, attention mask and position ids, all [B, longest]."""
-    width, pad = max(map(len, prompts)), choose_padding_id(loaded.tokenizer, count_embeddings(loaded.model))
+    width, pad = (
+        max(map(len, prompts)),
+        choose_padding_id(loaded.tokenizer, count_token_ids_with_embedding(loaded.model)),
+    )
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device

@@ -234,7 +234,7 @@ class PrefixTree:
         # by parent, adapter and first token
         self._alive: dict[tuple[Prefix | None, str | None, int], list[Prefix]] = {}
 
-    def assign_prefixes(
+    def assign_shared_prefixes(
         self, prompts: Sequence[NewPrompt], announced_prompts: Sequence[list[int]] = ()
     ) -> list[tuple[int, ...]]:
         """Assign shared prefixes to new prompts.

@@ -20,7 +20,7 @@ from runner_base.notes import Note, note, text_note
 from runner_base.processor import parse_disabled_cpu_features
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.mixture import compute_checkpoint_expert_mixture_size
-from runner_engine.checkpoints.prompt_cache_size import compute_prompt_cache_limit_mib
+from runner_engine.checkpoints.prompt_cache_size import resolve_prompt_cache_setting_mib
 from runner_engine.checkpoints.published_settings import build_published_settings_notes
 from runner_engine.checkpoints.resolved_model import ResolvedModel
 from runner_engine.decode import branches
@@ -334,7 +334,7 @@ class LocalEngine:
     def _limit_prompt_caches(self, kv_spec: KvCacheSpec) -> None:
         """Set the memory limit of earlier prompts and conversations, which holds until the engine closes."""
         setting, free = self.spec.generation.prompt_cache_mib, free_mib(kv_spec.device)
-        limit = compute_prompt_cache_limit_mib(setting, free, kv_spec.device.type) * MIB
+        limit = resolve_prompt_cache_setting_mib(setting, free, kv_spec.device.type) * MIB
         self.prompts.max_nbytes = self.conversations.max_nbytes = limit
         self.stats.max_kept_bytes = int(limit)
         self._has_prompt_limit = True

@@ -61,7 +61,7 @@ class TrialCache:
                 machine.library_versions(),
                 torch.get_num_threads(),
                 library,
-                _hash_tested_code(),
+                _hash_code_under_compatibility_test(),
             )
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
             layers = [] if spec.first_layers is None else [spec.first_layers]
@@ -132,7 +132,7 @@ def _parse_state_shape(stored_shape: Any) -> StateShape:
 
 
 @cache
-def _hash_tested_code() -> str:
+def _hash_code_under_compatibility_test() -> str:
     """Hash the code that compatibility tests run, so that a code change invalidates cached results."""
     whole = hashlib.sha256()
     for folder in CODE:

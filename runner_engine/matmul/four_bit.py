@@ -78,7 +78,7 @@ def _build_matmul_on_packed_weights(
         bias = None if layer.bias is None else layer.bias.to(cast.dtype)
         # other formats get the bias without rounding it to bfloat16
         is_whole = cast.dtype is torch.bfloat16
-        weights.set_tensors(weight.data, bias if is_whole else None, state.absmax, table)
+        weights.set_tensors_read_by_c(weight.data, bias if is_whole else None, state.absmax, table)
         result = multiply_with_kernel(
             kernels, cast.to(torch.bfloat16), weights, workspace.get_buffer(activations)
         ).to(cast.dtype)
@@ -86,7 +86,7 @@ def _build_matmul_on_packed_weights(
             result += bias
         return result.to(activations.dtype)
 
-    weights.set_tensors(layer.weight.data, layer.bias, state.absmax, table)
+    weights.set_tensors_read_by_c(layer.weight.data, layer.bias, state.absmax, table)
     return weights, forward
 
 
@@ -124,7 +124,7 @@ def build_kernel_weights(layer: Any) -> QuantizedWeights:
     it = QuantizedWeights(WeightFormat.four_bit_rows, layer.in_features, outputs, (torch.bfloat16,))
     it.matrix.block = state.blocksize
     codes, table = layer.weight.data.view(torch.uint8), state.code.float().contiguous()
-    it.set_tensors(codes, layer.bias, _dequantize_scales(state).view(outputs, -1), table)
+    it.set_tensors_read_by_c(codes, layer.bias, _dequantize_scales(state).view(outputs, -1), table)
     return it
 
 

@@ -88,7 +88,7 @@ class GroupedWeights(PackedWeights):
         group_of = None if order is None else order.to(torch.int32)
         table, factor = (layout.values, 0.0) if kind is CodeType.table else (None, 0.0)
         if by_bytes and table is not None:
-            table, factor = encode_table_as_int8(table) or (table, 0.0)
+            table, factor = convert_code_values_to_int8(table) or (table, 0.0)
         matrix = Matrix(
             weight=weight.data_ptr(),
             bias=None if bias is None else get_tensor_address(bias, bias.dtype, outputs),
@@ -166,11 +166,11 @@ def uses_int8_matmul(layer: GroupedLinear) -> bool:
     return kind is CodeType.integers or (
         kind is CodeType.table
         and layout.values is not None
-        and encode_table_as_int8(layout.values) is not None
+        and convert_code_values_to_int8(layout.values) is not None
     )
 
 
-def encode_table_as_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+def convert_code_values_to_int8(code_values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
     """Convert a table of 16 code values to int8 with an offset of 128, and a scale.
 
     Returns None if int8 cannot represent the values.

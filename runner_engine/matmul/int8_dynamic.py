@@ -40,7 +40,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
     Uses the C kernels, or exact integer sums in torch if the kernels are unavailable.
     """
     try:
-        return _build_kernel_replacement(layer, resources)
+        return _build_int8_layer_replacement(layer, resources)
     except UnsupportedLayer as unsupported:
         if find_rejection_reason(layer):
             raise
@@ -70,7 +70,7 @@ def find_rejection_reason(layer: Any) -> Note | None:
     return None if is_by_output and is_readable else note("other_storage")
 
 
-def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
+def _build_int8_layer_replacement(layer: Any, resources: KernelResources) -> LayerReplacement:
     require_kernels_for_layer(layer, resources)
     if reason := find_rejection_reason(layer):
         raise UnsupportedLayer(reason)
@@ -80,7 +80,7 @@ def _build_kernel_replacement(layer: Any, resources: KernelResources) -> LayerRe
     formats = list_supported_dtypes(layer.bias)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
     weights.matrix.tile_rows = resources.byte_tile_rows
-    weights.set_tensors(weight, layer.bias, scale, sums)
+    weights.set_tensors_read_by_c(weight, layer.bias, scale, sums)
     forward = build_kernel_forward(layer, weights, resources, lambda: layer.weight is stored)
     require_layer_matches_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)

@@ -139,7 +139,7 @@ def _build_random_int8_matmul(shape: Shape, kernels: Kernels, tile_rows: int) ->
     random = torch.Generator().manual_seed(1)
     weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
     weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, (torch.bfloat16,))
-    weights.set_tensors(
+    weights.set_tensors_read_by_c(
         weight, None, torch.ones(outputs, dtype=torch.float32), compute_shift_correction(weight)
     )
     weights.matrix.tile_rows = tile_rows

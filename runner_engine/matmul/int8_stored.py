@@ -72,7 +72,7 @@ def build_kernel_weights(
         layout.get_activation_scale(stored),
         layout.get_activation_zero_point(stored),
     )
-    it.set_tensors(weight, bias, scale, compute_shift_correction(weight))
+    it.set_tensors_read_by_c(weight, bias, scale, compute_shift_correction(weight))
     return it
 
 

@@ -53,7 +53,7 @@ class QuantizedWeights:
         )
         self.tensors: tuple[torch.Tensor, ...] = ()
 
-    def set_tensors(
+    def set_tensors_read_by_c(
         self,
         weight: torch.Tensor,
         bias: torch.Tensor | None,

@@ -59,7 +59,7 @@ def build_replacement(layer: Any, resources: KernelResources) -> LayerReplacemen
         WeightFormat.row_int8, layer.in_features, layer.out_features, list_supported_dtypes(bias)
     )
     weights.matrix.threshold, weights.matrix.tile_rows = state.threshold, resources.byte_tile_rows
-    weights.set_tensors(weight, bias, scale, sums)
+    weights.set_tensors_read_by_c(weight, bias, scale, sums)
     forward = build_kernel_forward(layer, weights, resources, lambda: state.CB is weight)
     require_layer_matches_reference(layer, forward, build_exact_forward(layer), resources)
     return LayerReplacement(forward, weights)

@@ -70,7 +70,7 @@ class PlainPackedWeights(PackedWeights):
             )
         return super().matmul(activations)
 
-    def select_output_weights(self, outputs: torch.Tensor) -> torch.Tensor:
+    def gather_weights_of_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the weights of the given outputs: [..., inputs].
 
         Raises IndexError if an output does not exist.

@@ -55,5 +55,5 @@ def _build_int8_kernel_weights(layer: Any, resources: KernelResources) -> Quanti
         raise UnsupportedLayer(note("other_bias_format"))
     weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
     weights.matrix.tile_rows = resources.unpacked_tile_rows
-    weights.set_tensors(move_unmapped_weight_to_huge_pages(weight, resources), layer.bias, scale)
+    weights.set_tensors_read_by_c(move_unmapped_weight_to_huge_pages(weight, resources), layer.bias, scale)
     return weights

@@ -173,7 +173,7 @@ def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> MetricsA
         return metrics, {"lora": words}
     if (adapter := lora.single_adapter) is None:
         return metrics, {"lora": "none"}
-    details = [*applied.besides, *map(render_engine_note, _build_merge_notes(adapter))]
+    details = [*applied.besides, *map(render_engine_note, _build_adapter_merge_notes(adapter))]
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "
         f"norm of the delta {applied.delta_norm:.3g} · {applied.parameters:,} parameters"
@@ -184,7 +184,7 @@ def describe_adapter(lora: LoraConfig, report: AdapterReport | None) -> MetricsA
     return metrics, {"lora": words}
 
 
-def _build_merge_notes(adapter: AdapterConfig) -> list[Note]:
+def _build_adapter_merge_notes(adapter: AdapterConfig) -> list[Note]:
     if not adapter.merge:
         return []
     order = {

@@ -17,7 +17,7 @@ from runner_base.notes import Note, note
 from runner_engine.models.tokenization import encode_text
 
 
-def count_embeddings(model: Any) -> int:
+def count_token_ids_with_embedding(model: Any) -> int:
     """Return how many token ids have an embedding in a loaded model."""
     rows: int = model.config.get_text_config().vocab_size
     return min(rows, getattr(model.get_input_embeddings(), "num_embeddings", rows))

@@ -23,7 +23,7 @@ from runner_engine.checkpoints.mixture import MixtureSize, compute_expert_mixtur
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     compute_kv_bytes_per_token,
-    compute_max_prefill_pass,
+    compute_largest_prefill_pass_shape,
     compute_max_queued_distributions,
     compute_quantized_workspace_nbytes,
     compute_sampling_bytes_per_logit,
@@ -290,7 +290,7 @@ def _predict_single_model_footprint(
         return None
     weights, shape = plan.weight_bytes_by_part, read_layer_dimensions(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
-        rows = compute_max_prefill_pass(device, rows, prompt_tokens).rows
+        rows = compute_largest_prefill_pass_shape(device, rows, prompt_tokens).rows
     eager = plan.attention is Attention.eager
     largest = max(count_linear_weights(tensor, files.stored_format, mix) for tensor in tensors)
     context = prompt_tokens + new_tokens
@@ -320,7 +320,7 @@ def _predict_single_model_footprint(
     # on a CPU, C draws
     drawing = compute_sampling_bytes_per_logit(spec.generation) if device != "cpu" and new_tokens else 0
     reading = (
-        compute_max_prefill_pass(device, rows, prompt_tokens)
+        compute_largest_prefill_pass_shape(device, rows, prompt_tokens)
         if plan.uses_scheduler
         else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
@@ -348,7 +348,7 @@ def _predict_single_model_footprint(
     if device != "cpu":
         return plain
     free_mib = machine.available_memory_mib() if free_mib is None else free_mib
-    unread, copied, packed_share = _estimate_resident_weights(plan, rows * context, free_mib)
+    unread, copied, packed_share = _estimate_weight_bytes_after_packing(plan, rows * context, free_mib)
     if in_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or classify_tensor(tensor) != "embedding")
@@ -384,7 +384,9 @@ def _compute_vocabulary_capacity(files: ModelFiles, vocab_size: int) -> int:
     return 1 << ceil(log2(vocab_size / TOKENIZER_FILLED)) if has_own else 0
 
 
-def _estimate_resident_weights(plan: LoadPlan, num_tokens: int, free_mib: float) -> tuple[int, int, float]:
+def _estimate_weight_bytes_after_packing(
+    plan: LoadPlan, num_tokens: int, free_mib: float
+) -> tuple[int, int, float]:
     """Estimate the CPU memory that weights take after packing.
 
     Returns the bytes of unread weights, the bytes of copied weights, and the share of packed

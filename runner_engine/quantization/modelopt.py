@@ -79,7 +79,7 @@ class ModelOptConfig(GroupedConfig):
         algorithm = read_quantization_algorithm(stored_config)
         if not algorithm:
             return note("no_algorithm")
-        layers = read_layer_algorithms(stored_config) if algorithm == MIXED else {}
+        layers = read_quantization_algorithm_per_layer(stored_config) if algorithm == MIXED else {}
         if algorithm == MIXED and not layers:
             return note("no_quantized_layers", algorithm=MIXED)
         for layer, name in [("", algorithm)] if algorithm != MIXED else layers.items():
@@ -101,7 +101,7 @@ def read_quantization_algorithm(stored_config: dict[str, Any]) -> str:
     return str(stored_config.get("quant_algo") or "").upper()
 
 
-def read_layer_algorithms(stored_config: dict[str, Any]) -> dict[str, str]:
+def read_quantization_algorithm_per_layer(stored_config: dict[str, Any]) -> dict[str, str]:
     """Return the quantization algorithm of each layer in a mixed-precision checkpoint."""
     listed = stored_config.get("quantized_layers")
     layers = listed.items() if isinstance(listed, dict) else ()
@@ -130,7 +130,7 @@ def add_hf_quant_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_most_common_weight_bits(stored_config: dict[str, Any]) -> int:
-    layers = read_layer_algorithms(stored_config)
+    layers = read_quantization_algorithm_per_layer(stored_config)
     of_experts = [name for path, name in layers.items() if ".experts" in path]
     names = of_experts or [*layers.values()] or [read_quantization_algorithm(stored_config)]
     return BITS.get(max(names, key=names.count), 8)

@@ -22,7 +22,7 @@ from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolCase
 from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
-from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.output import FORMATS, build_flat_comparison_records
 from runner_compare.render.parts import build_table_report_part, table_sentences
 from runner_compare.statistics import stats
 
@@ -152,7 +152,9 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
             "whole rows": 2, "categories and lengths": 8, "steps": 8, "longer contexts": 3
         }.items()
     ]  # fmt: skip
-    sheet = next(line for line in flatten_rows(Comparison([table])) if line["run_id"] == "nf4")
+    sheet = next(
+        line for line in build_flat_comparison_records(Comparison([table])) if line["run_id"] == "nf4"
+    )
     assert sheet["right_calls_simple_8192"] == 30 / 80
     assert [grid.title for grid in build_table_report_part(table).grids[1:]]
 

@@ -15,8 +15,8 @@ from raising import raises
 from runner.config.choices import CONF
 from runner.config.yaml_files import (
     MAX_DEPTH,
-    check_yaml_before_loading,
     get_fast_yaml_loader,
+    guard_yaml_loading,
     reject_yaml_alias_bombs,
 )
 from runner_base.errors import Code, ConfigError
@@ -70,7 +70,7 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
     (tmp_path / "x.yaml").write_text(text)
     with (
         raises(ConfigError, code, f"{tmp_path / 'x.yaml'}{place}") as refused,
-        check_yaml_before_loading(tmp_path / "x.yaml"),
+        guard_yaml_loading(tmp_path / "x.yaml"),
     ):
         OmegaConf.load(tmp_path / "x.yaml")
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
@@ -78,16 +78,13 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with (
-        raises(ConfigError, "damaged", str(tmp_path / "x.yaml")),
-        check_yaml_before_loading(tmp_path / "x.yaml"),
-    ):
+    with raises(ConfigError, "damaged", str(tmp_path / "x.yaml")), guard_yaml_loading(tmp_path / "x.yaml"):
         OmegaConf.load(tmp_path / "x.yaml")
 
 
 def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MAX_DEPTH - 1)}1{']' * (MAX_DEPTH - 1)}\n")
-    with check_yaml_before_loading(tmp_path / "x.yaml"):
+    with guard_yaml_loading(tmp_path / "x.yaml"):
         assert "seed" in OmegaConf.load(tmp_path / "x.yaml")
 
 

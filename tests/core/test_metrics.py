@@ -12,7 +12,7 @@ from options_here import absent
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.render.job_lines import LINES, OF_GRID, select_grid_columns
+from runner.render.job_lines import LINES, OF_GRID, select_grid_table_metrics
 from runner.report import format_headline_metrics
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
@@ -188,7 +188,9 @@ def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None
 def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questions() -> None:
     single = {"n": 5.0, "correct": 3.0, "decode_tok_per_s": 3.0}
     several = {**single, "answers_each": 4.0, "pass_at_k/1": 0.5, "pass_at_k/4": 0.8, "maj_at_k/4": 0.6}
-    titles = [it.title for it in select_grid_columns([single, several, {**several, "answers_each": 1.0}])]
+    titles = [
+        it.title for it in select_grid_table_metrics([single, several, {**several, "answers_each": 1.0}])
+    ]
     assert titles == ["questions", "pass@4", "maj@4", "decode tok/s"]
-    assert [it.title for it in select_grid_columns([single])] == ["questions", "decode tok/s"]
+    assert [it.title for it in select_grid_table_metrics([single])] == ["questions", "decode tok/s"]
     assert find_metric("pass_hat_k/8").title == "pass^8"

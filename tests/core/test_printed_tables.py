@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from runner_base.printed_tables import print_fitting_table
+from runner_base.printed_tables import print_table_fitted_to_terminal
 from runner_base.tables import WORD, Column, ColumnUse, fit_table_to_width
 
 STATISTICS = ["mean", "median", "90 %", "99.9 %", "largest", "ln(PPL\nratio)", "correlation", "same\nfirst"]
@@ -31,7 +31,9 @@ def table_of(rows: int) -> list[Column]:
 def printed(columns: list[Column], width: int) -> list[str]:
     out = io.StringIO()
     terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
-    print_fitting_table(terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False)
+    print_table_fitted_to_terminal(
+        terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False
+    )
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 

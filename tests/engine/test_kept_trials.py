@@ -119,7 +119,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     if change == "version":
         monkeypatch.setattr(machine, "library_versions", lambda: {"torch": "9.9"})
     if change == "code":
-        monkeypatch.setattr(trial_cache, "_hash_tested_code", lambda: "changed")
+        monkeypatch.setattr(trial_cache, "_hash_code_under_compatibility_test", lambda: "changed")
     if change == "threads":
         monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     more = {"kv_cache": "int8"} if change == "key" else {}

@@ -14,7 +14,7 @@ from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.calibration import FILE, CalibrationRequest, calibrate_models, load_cached_speeds
 from runner.estimates.jobs import estimate_memory_and_time
-from runner.estimates.sample import build_calibration_model
+from runner.estimates.sample import build_model_for_speed_calibration
 from runner.estimates.speed import EstimateBasis
 from runner.render.notes import format_note
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -57,12 +57,14 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     ].time
     assert again == time
     assert len(lines) == 2
-    model = build_calibration_model(resolve_job(config), 6.0)
+    model = build_model_for_speed_calibration(resolve_job(config), 6.0)
     assert model is not None
     speed = load_cached_speeds([model], folder)[model.key]
     assert [rows for rows, _ in speed.decode] == [1, 2, 8, 32]
     assert min(took for _, took in (*speed.prefill, *speed.decode)) > 0
-    other = build_calibration_model(resolve_job(replace(config, quantization=CHOICES["nf4"]())), 2.0)
+    other = build_model_for_speed_calibration(
+        resolve_job(replace(config, quantization=CHOICES["nf4"]())), 2.0
+    )
     assert other is not None
     assert other.key != model.key
 
@@ -90,7 +92,11 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
     folder, lines = Path(config.output_dir), list[str]()
     formats = [replace(config, quantization=CHOICES[name]()) for name in ("none", "int8", "nf4")]
-    models = [model for it in formats if (model := build_calibration_model(resolve_job(it), 6.0)) is not None]
+    models = [
+        model
+        for it in formats
+        if (model := build_model_for_speed_calibration(resolve_job(it), 6.0)) is not None
+    ]
 
     def interrupt(line: str) -> None:
         lines.append(line)
@@ -108,7 +114,7 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
 @pytest.mark.usefixtures("warm_children")
 def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
-    model = build_calibration_model(resolve_job(config), 6.0)
+    model = build_model_for_speed_calibration(resolve_job(config), 6.0)
     assert model is not None
     lines: list[str] = []
     # the second is believed to take no time
@@ -121,10 +127,10 @@ def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> No
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:
     model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
     resolved = resolve_job(make_config(model=model))
-    calibration_model = build_calibration_model(resolved, 3000.0)
+    calibration_model = build_model_for_speed_calibration(resolved, 3000.0)
     assert calibration_model is not None
     assert (calibration_model.depths.few, calibration_model.depths.layers) == (1, 28)
     assert 2 <= calibration_model.depths.many <= 4
     assert calibration_model.depths.kept_vocabulary < calibration_model.depths.vocabulary
     resolved.model.files.settings = {"model_type": "mamba"}
-    assert build_calibration_model(resolved, 1.0) is None, "its family is unknown"
+    assert build_model_for_speed_calibration(resolved, 1.0) is None, "its family is unknown"

@@ -16,7 +16,7 @@ from runner.config.task import RequestedCompletions
 from runner.estimates.context_costs import LengthCosts, compute_context_length_costs
 from runner.estimates.jobs import add_attention_cost, estimate_memory_and_time
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.sample import build_calibration_model
+from runner.estimates.sample import build_model_for_speed_calibration
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.recall.keys import RecallConfig
@@ -163,11 +163,11 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
 
 def test_what_is_timed_is_a_folder_with_the_models_own_rope(make_config: Make) -> None:
     resolved = resolve_job(make_config(model=LocalModelConfig("embedded", device="cpu")))
-    native = build_calibration_model(resolved, 6.0)
-    scaled = build_calibration_model(
+    native = build_model_for_speed_calibration(resolved, 6.0)
+    scaled = build_model_for_speed_calibration(
         replace(resolved, config=replace(resolved.config, rope=RopeYarnConfig(factor=2))), 6.0
     )
-    other = build_calibration_model(
+    other = build_model_for_speed_calibration(
         replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0
     )
     assert native is not None
@@ -175,4 +175,4 @@ def test_what_is_timed_is_a_folder_with_the_models_own_rope(make_config: Make) -
     assert other is not None
     assert native.key == scaled.key != other.key
     of_file = replace(resolved, config=replace(resolved.config, quantization=CHOICES["gguf"]()))
-    assert build_calibration_model(of_file, 6.0) is None, "no sample can be written as such a file"
+    assert build_model_for_speed_calibration(of_file, 6.0) is None, "no sample can be written as such a file"

@@ -58,7 +58,7 @@ def row_int8(layer: Any) -> QuantizedWeights:
         WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
     )
     weights.matrix.threshold = state.threshold
-    weights.set_tensors(
+    weights.set_tensors_read_by_c(
         state.CB, layer.bias, state.SCB.float().contiguous(), compute_shift_correction(state.CB)
     )
     return weights
@@ -70,5 +70,5 @@ def weight_int8(layer: Any) -> QuantizedWeights:
         WeightFormat.weight_int8, layer.in_features, layer.out_features, (torch.bfloat16,)
     )
     scale = layer.weight.scale.to(torch.bfloat16).flatten().contiguous()
-    weights.set_tensors(layer.weight.qdata, layer.bias, scale)
+    weights.set_tensors_read_by_c(layer.weight.qdata, layer.bias, scale)
     return weights

@@ -286,7 +286,7 @@ def _find_configs_with_applicable_measurements(candidate: Candidate, job: Resolv
 def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
     config, rates, job_fit = candidate.config, machine.achieved_rates, candidate.fit
-    job = resolved.replace_config_groups(generation=config.generation)
+    job = resolved.copy_with_changed_config_groups(generation=config.generation)
     alone = disable_speculation(job)
     if alone is not job:
         job_fit = predict_memory_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit

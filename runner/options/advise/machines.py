@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config.yaml_files import check_yaml_before_loading
+from runner.config.yaml_files import guard_yaml_loading
 from runner.estimates.rough_speed import MachineRates
 from runner_base import ConfigError, format_unknown_choice_message, to_one_line
 
@@ -101,7 +101,7 @@ def _parse_machine_yaml(name: str, yaml_values: dict[str, Any]) -> Machine:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        with check_yaml_before_loading(file):
+        with guard_yaml_loading(file):
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
     except ConfigError as error:
         raise ConfigError(f"--machine {error}", code=error.code) from error

@@ -68,10 +68,10 @@ def _run_lm_eval_or_help(arguments: list[str]) -> None:
         with contextlib.redirect_stdout(printed) if asks_help else contextlib.nullcontext():
             _run_lm_eval(arguments)
     finally:
-        print(adapt_help_text(printed.getvalue()), end="")
+        print(adapt_lm_eval_help_text(printed.getvalue()), end="")
 
 
-def adapt_help_text(lm_eval_help: str) -> str:
+def adapt_lm_eval_help_text(lm_eval_help: str) -> str:
     """Adapt lm-eval's help text: replace its command name, default model and examples by those of
     `runner-lm-eval`.
     """

@@ -99,15 +99,17 @@ def generate_prompts(
 
 def _can_start(kind: str, number: int, kinds: Sequence[str]) -> bool:
     return number == 1 or any(
-        _can_start_with([kind, other], number, kinds) for other in kinds if are_compatible(kind, other)
+        _can_extend_with_compatible_kinds([kind, other], number, kinds)
+        for other in kinds
+        if are_compatible(kind, other)
     )
 
 
-def _can_start_with(chosen: list[str], number: int, kinds: Sequence[str]) -> bool:
+def _can_extend_with_compatible_kinds(chosen: list[str], number: int, kinds: Sequence[str]) -> bool:
     fitting = [kind for kind in kinds if all(are_compatible(kind, other) for other in chosen)]
     if len(chosen) >= number:
         return True
-    return any(_can_start_with([*chosen, kind], number, kinds) for kind in fitting)
+    return any(_can_extend_with_compatible_kinds([*chosen, kind], number, kinds) for kind in fitting)
 
 
 def are_compatible(first: str, second: str) -> bool:
@@ -123,7 +125,7 @@ def _choose_random_instruction_kinds(first: str, number: int, kinds: Sequence[st
             kind
             for kind in kinds
             if all(are_compatible(kind, other) for other in chosen)
-            and _can_start_with([*chosen, kind], number, kinds)
+            and _can_extend_with_compatible_kinds([*chosen, kind], number, kinds)
         ]
         chosen.append(rng.choice(fitting))
     return sorted(chosen, key=lambda kind: kind == REPEAT)  # whose sentence refers to all text before it
@@ -139,7 +141,9 @@ def _make_prompt(key: str, kinds: Sequence[str], rng: Random) -> InstructionProm
     sentences, instructions = [request], []
     for kind in kinds:
         arguments = (
-            {"prompt_to_repeat": " ".join(sentences)} if kind == REPEAT else _draw_arguments(kind, rng, words)
+            {"prompt_to_repeat": " ".join(sentences)}
+            if kind == REPEAT
+            else _draw_random_instruction_arguments(kind, rng, words)
         )
         instructions.append(Instruction.from_arguments(kind, arguments))
         sentences.append(_format_instruction(wording.instructions[kind], arguments))
@@ -153,7 +157,7 @@ def _format_instruction(template: str, arguments: Mapping[str, Any]) -> str:
     return template.format(**texts)
 
 
-def _draw_arguments(kind: str, rng: Random, words: list[str]) -> dict[str, Any]:
+def _draw_random_instruction_arguments(kind: str, rng: Random, words: list[str]) -> dict[str, Any]:
     """Draw an instruction's arguments such that an answer can follow any three instructions together."""
     draw = ARGUMENTS.get(kind)
     return draw(rng, words) if draw is not None else {}

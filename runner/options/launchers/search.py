@@ -31,7 +31,7 @@ from runner.options.launchers.search_pictures import plot_study_to_files
 from runner.options.launchers.search_space import (
     SearchSettings,
     SearchSpace,
-    get_first_values,
+    get_first_value_per_distribution,
     make_study_name,
 )
 from runner.options.launchers.trial_owners import OWNER, hold_trial_owner_lock, is_trial_abandoned
@@ -125,7 +125,9 @@ class OptunaSearch(LaunchingSweeper):
         from sqlalchemy.exc import SQLAlchemyError
 
         (first,) = plan_jobs(
-            [self.space.trial_overrides(get_first_values(self.distributions))], self.context, self.master
+            [self.space.trial_overrides(get_first_value_per_distribution(self.distributions))],
+            self.context,
+            self.master,
         )
         if self.prunes:
             pruning.require_prunable_search(first, self.space.varied, self.settings.direction)

@@ -193,7 +193,7 @@ def _list_grid_search_values(key: str, distribution: BaseDistribution) -> list[A
     )
 
 
-def get_first_values(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def get_first_value_per_distribution(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution
 
     def first_value(values: Any) -> Any:

@@ -72,7 +72,7 @@ def load_choice_questions(task: MultipleChoiceConfig) -> LoadedQuestions:
     subset = task.subset or (None if Path(data).exists() else form.subset)
     selection = QuestionSelection(task.limit, shuffle_seed=task.shuffle_seed)
     source = QuestionSource(data, split, "task.data", RowKeys(), subset)
-    records = [*_iter_records(source, selection, form)]
+    records = [*_iter_choice_records(source, selection, form)]
     examples = _load_examples(task, form, source, records)
     questions = [_build_question(record, shots) for (_, record), shots in zip(records, examples, strict=True)]
     if not questions:
@@ -99,7 +99,7 @@ def _load_multiple_choice_format(task: MultipleChoiceConfig) -> ChoiceFormat:
     return load_multiple_choice_format(PLAIN if is_location else task.data, "task.data")
 
 
-def _iter_records(
+def _iter_choice_records(
     source: QuestionSource, selection: QuestionSelection, form: ChoiceFormat
 ) -> Iterator[tuple[int, ChoiceRecord]]:
     """Yield the selected records with their positions in the split."""
@@ -148,7 +148,7 @@ def _load_examples(
         subset=subset,
     )
     limit = task.shots if source.data == EMBEDDED and task.shots_data is None else None
-    pool = [record for _, record in _iter_records(pool_source, QuestionSelection(limit), form)]
+    pool = [record for _, record in _iter_choice_records(pool_source, QuestionSelection(limit), form)]
     if form.shots_order == "first":
         return [_take_first(pool, record.subject, task.shots) for _, record in records]
     if len(pool) < task.shots:

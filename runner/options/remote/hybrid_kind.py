@@ -29,7 +29,7 @@ def as_hybrid_config(config: RunnerConfig) -> HybridConfig:
 def make_draft_model_job(resolved: ResolvedJob) -> tuple[ModelKind, ResolvedJob]:
     student = as_hybrid_config(resolved.config).student
     model: ModelConfig = StubConfig() if student.stub else student
-    return get_model_kind(model), resolved.replace_config_groups(model=model)
+    return get_model_kind(model), resolved.copy_with_changed_config_groups(model=model)
 
 
 class Hybrid(ModelKind):

@@ -57,12 +57,12 @@ class RedactedStream:
             (tail for tail in tails if any(secret.startswith(tail) for secret in self.secret.in_answers)), ""
         )
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
-        return self._append_repaired_text(text[: len(text) - len(self._held)])
+        return self._repair_surrogates_and_append(text[: len(text) - len(self._held)])
 
     def flush(self) -> str:
         """Return the text that is still buffered at the end of the answer."""
         text, self._held = self._held, ""
-        return self._append_repaired_text(text)
+        return self._repair_surrogates_and_append(text)
 
     def _redact(self, text: str) -> str:
         for spelling in self.secret.in_answers:
@@ -71,7 +71,7 @@ class RedactedStream:
                 text = text.replace(spelling, HIDDEN)
         return text
 
-    def _append_repaired_text(self, text: str) -> str:
+    def _repair_surrogates_and_append(self, text: str) -> str:
         text = repair_surrogates(text)
         self.text += text
         return text

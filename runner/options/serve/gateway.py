@@ -119,7 +119,7 @@ class Gateway:
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
-    def make_failed_completion_refusal(self, completion: Completion) -> Refusal:
+    def convert_failed_completion_to_refusal(self, completion: Completion) -> Refusal:
         """Convert a failed completion to an error response. Invalid prompts get HTTP status 400."""
         why = completion.error or "the completion failed"
         if not completion.prompt_tokens:
@@ -228,7 +228,7 @@ class ClientRequest:
         if isinstance(event, Completion):
             self.left -= 1
             if event.failed:
-                raise self.gateway.make_failed_completion_refusal(event)
+                raise self.gateway.convert_failed_completion_to_refusal(event)
             counters = self.gateway.counters
             if event.logprobs is None:
                 counters.choices += 1

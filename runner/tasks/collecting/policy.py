@@ -112,7 +112,7 @@ class CombinedPolicy(Policy):
             policy.on_engine_loaded(engine, report)
 
     def split_into_rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
-        yield from _split_into_rounds_by_policies(self.policies, requests)
+        yield from _split_requests_into_rounds(self.policies, requests)
 
     def get_known_answer_tokens(self, request_id: RequestId) -> PartialAnswers | None:
         return next(
@@ -164,7 +164,7 @@ def _min_or_none(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
-def _split_into_rounds_by_policies(
+def _split_requests_into_rounds(
     policies: Sequence[Policy], requests: list[Request]
 ) -> Iterator[list[Request]]:
     if not policies:
@@ -172,4 +172,4 @@ def _split_into_rounds_by_policies(
         return
     first, *rest = policies
     for some in first.split_into_rounds(requests):
-        yield from _split_into_rounds_by_policies(rest, some)
+        yield from _split_requests_into_rounds(rest, some)

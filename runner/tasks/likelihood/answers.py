@@ -34,7 +34,7 @@ def list_token_counts(items: Sequence[ScoredItem]) -> list[int] | None:
     return counts or None
 
 
-def check_prompts_and_tokens(
+def require_unchanged_prompts_and_tokens(
     task: LikelihoodConfig, items: Sequence[ScoredItem], resolved: ResolvedJob
 ) -> None:
     """Raise ConfigError if the model reads other prompts, or other tokens of the answers, than the model that

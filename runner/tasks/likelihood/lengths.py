@@ -42,7 +42,7 @@ def check_longest_window_fits_context(
     raise ConfigError(f"{need}, or less{hint}", key="task.window", value=task.window, code="too_large")
 
 
-def check_windows_before_load(
+def check_windows_fit_before_load(
     task: LikelihoodConfig, documents: Sequence[str], resolved: ResolvedJob
 ) -> list[Note]:
     """Raise ConfigError if windows exceed the model's context length. Returns a note if it is unknown.

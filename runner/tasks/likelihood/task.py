@@ -44,7 +44,7 @@ from runner.tasks.likelihood.continuations import (
     split_document_into_windows,
 )
 from runner.tasks.likelihood.keys import DRAWN, LikelihoodConfig
-from runner.tasks.likelihood.lengths import check_windows_before_load, require_answers_fit_context
+from runner.tasks.likelihood.lengths import check_windows_fit_before_load, require_answers_fit_context
 from runner.tasks.likelihood.paired_engine import PairedEngine, estimate_continuation_tokens
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import LikelihoodJudge, Reference
@@ -135,14 +135,14 @@ def check_lengths(inputs: LikelihoodInputs, resolved: ResolvedJob) -> list[Note]
     """Raise ConfigError for windows longer than the checkpoint's context length."""
     longest_answer = max(answers.list_token_counts(inputs.given) or [0])
     require_answers_fit_context(inputs.task, longest_answer, resolved)
-    return check_windows_before_load(inputs.task, list_windowed_documents(inputs), resolved)
+    return check_windows_fit_before_load(inputs.task, list_windowed_documents(inputs), resolved)
 
 
 def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     """Score all texts that have no stored sample, and compute the metrics."""
     task, named = inputs.task, inputs.task.reference or ""
     reference = None if inputs.reference is None else ReferenceJob.load(inputs.reference, named)
-    answers.check_prompts_and_tokens(task, inputs.given, context.resolved)
+    answers.require_unchanged_prompts_and_tokens(task, inputs.given, context.resolved)
     pieces = [
         replace(piece, request=_request_top_k_and_samples(piece.request, task.keep_top_k))
         for piece in build_scored_continuations(inputs, context)

@@ -31,7 +31,7 @@ HEADS = {
 }
 
 
-def format_generated_range(first: int) -> str:
+def format_generated_position_range(first: int) -> str:
     """Format the range of positions in a bin, e.g. `16–63`."""
     later = [position for position in FIRST_TOKENS if position > first]
     return f"{first:,}–{later[0] - 1:,}" if later else f"{first:,}+"
@@ -42,7 +42,7 @@ def build_rows_by_generated_position(metrics: Mapping[str, float]) -> list[dict[
     for first in list_generated_positions(metrics):
         cell = f"/{CELL}{first}"
         line: dict[str, Any] = {
-            "generated tokens": format_generated_range(first),
+            "generated tokens": format_generated_position_range(first),
             "answers": int(metrics[f"n{cell}"]),
             "tokens": int(metrics[f"scored_tokens{cell}"]),
         }
@@ -59,7 +59,7 @@ def build_answer_position_tables(table: Table) -> dict[str, list[Column]]:
     if not lines:
         return {}
     columns = build_row_name_columns_for(table, [row for row, _ in lines])
-    ranges = [format_generated_range(first) for _, first in lines]
+    ranges = [format_generated_position_range(first) for _, first in lines]
     columns.append(Column("generated\ntokens", ranges, use=ColumnUse.setting))
     counts = [f"{row.run.metrics[f'n/{CELL}{first}']:,.0f}" for row, first in lines]
     columns.append(Column("answers", counts, use=ColumnUse.result))
@@ -88,7 +88,7 @@ def build_divergence_by_position_tables(table: Table) -> dict[str, list[Column]]
     for first in sorted({first for row in rows for first in list_generated_positions(row.run.metrics)}):
         key = f"{KL}/{CELL}{first}"
         cells = [f"{row.run.metrics[key]:.3g}" if key in row.run.metrics else ABSENT for row in rows]
-        columns.append(Column(format_generated_range(first), cells, use=ColumnUse.result))
+        columns.append(Column(format_generated_position_range(first), cells, use=ColumnUse.result))
     by_run = table.get_section_data(TableGrowth).by_run
     starts = [by_run.get(row.run.run_id, Growth({})).first_position for row in rows]
     cells = [ABSENT if start is None else f"{start:,}" for start in starts]
@@ -125,7 +125,7 @@ def _format_kl_growth_finding(row: TableRow, growth: Growth) -> str:
     decisions = growth.decisions
     if not decisions:
         return f"no test of KL by position: it needs {MIN_TEXTS} answers with more than {START_TOKENS} tokens"
-    last = format_generated_range(max(decisions))
+    last = format_generated_position_range(max(decisions))
     first = growth.first_position
     if first is None:
         has_some = any(decision.finding is Finding.worse for decision in decisions.values())

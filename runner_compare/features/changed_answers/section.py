@@ -12,7 +12,7 @@ from runner_compare.features.changed_answers.compute import (
 from runner_compare.features.changed_answers.render import format_changed_answers_sentence
 from runner_compare.model.data import NotPaired, Table, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.labels import format_row_versus_baseline
+from runner_compare.render.labels import format_row_and_baseline_names
 from runner_compare.section import Section
 
 
@@ -32,7 +32,9 @@ class ChangedAnswersSection(Section):
     def sentences(self, table: Table) -> list[str]:
         kept = table.get_section_data(TableChangedAnswers).counts
         return [
-            format_changed_answers_sentence(format_row_versus_baseline(row, table.keys), kept[row.run.run_id])
+            format_changed_answers_sentence(
+                format_row_and_baseline_names(row, table.keys), kept[row.run.run_id]
+            )
             for row in table.rows
             if row.run.run_id in kept
         ]

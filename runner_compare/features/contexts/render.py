@@ -139,7 +139,7 @@ def build_context_length_rows(metrics: Mapping[str, float]) -> list[dict[str, An
     return lines
 
 
-def build_context_tables(table: Table) -> dict[str, list[Column]]:
+def build_context_length_tables(table: Table) -> dict[str, list[Column]]:
     """Return a table of loss by context length, with one line per run and length."""
     lines = [(row, length) for row in table.rows for length in list_context_lengths(row.run.metrics)]
     if not lines:

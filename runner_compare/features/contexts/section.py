@@ -9,7 +9,7 @@ from runner_compare.features.contexts.compute import TableContextEffects, compar
 from runner_compare.features.contexts.render import (
     AXIS,
     LEGEND,
-    build_context_tables,
+    build_context_length_tables,
     format_longer_context_gain_sentence,
 )
 from runner_compare.features.positions.render import create_loss_curve_pictures
@@ -34,7 +34,7 @@ class Contexts(Section):
                 continue
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        return build_context_tables(table)
+        return build_context_length_tables(table)
 
     def sentences(self, table: Table) -> list[str]:
         said = [(row, format_longer_context_gain_sentence(row.run.metrics)) for row in table.rows]

@@ -10,7 +10,7 @@ from runner_compare.features.degeneration.compute import (
     compare_degeneration_with_baselines,
     find_loop_starts,
 )
-from runner_compare.features.degeneration.render.pictures import create_loop_pictures
+from runner_compare.features.degeneration.render.pictures import create_repetition_loop_pictures
 from runner_compare.features.degeneration.render.sentences import (
     build_median_loop_start_column,
     degeneration_record,
@@ -43,7 +43,7 @@ class DegenerationSection(Section):
         return {} if decision is None else {"degeneration": degeneration_record(decision)}
 
     def pictures(self, table: Table) -> list[Picture]:
-        return create_loop_pictures(table)
+        return create_repetition_loop_pictures(table)
 
 
 SECTION = DegenerationSection()

@@ -45,7 +45,7 @@ NO_SPEED = (
 )
 
 
-def create_file_pictures(table: FileTable) -> list[Picture]:
+def create_kl_over_size_pictures(table: FileTable) -> list[Picture]:
     """Return the plot of KL divergence by file size; [] if no file was ranked."""
     title = (
         "KL divergence from the reference by file size, with 95 % intervals. Filled markers are on the "

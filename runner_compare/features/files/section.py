@@ -9,7 +9,7 @@ from runner_compare.features.files.ranks import FileRow, FileTable
 from runner_compare.features.files.render import (
     build_file_columns,
     build_file_records,
-    create_file_pictures,
+    create_kl_over_size_pictures,
     format_file_legend,
     format_model_file_sentences,
 )
@@ -33,7 +33,7 @@ class Files(Section):
             return []
         grid = TableGrid(build_file_columns(table), classes=[_css_class(row) for row in table.files])
         said = [(text, None) for text in format_model_file_sentences(table)]
-        figures = create_file_pictures(table)
+        figures = create_kl_over_size_pictures(table)
         return [
             ReportPart(
                 "model files",

@@ -11,7 +11,7 @@ from runner_compare.features.flips.compute import Flips, TableFlips
 from runner_compare.model.data import Table
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.html import escape_html
-from runner_compare.render.labels import format_row_versus_baseline, get_row_and_baseline_names
+from runner_compare.render.labels import format_row_and_baseline_names, get_row_and_baseline_names
 
 ONE_COMPARISON = "This interval holds for one comparison. In a table with more comparisons, it is wider."
 MAX_PRINTED = 5  # lost questions, and won questions, that a terminal shows by default
@@ -29,7 +29,8 @@ def name_flip_sides(flips: Flips, table: Table) -> tuple[str, str]:
 def format_flips_headline(flips: Flips, table: Table) -> str:
     cut = len(flips.questions) < flips.won + flips.lost
     return (
-        f"{format_row_versus_baseline(table.find_row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "
+        f"{format_row_and_baseline_names(table.find_row(flips.job_id), table.keys)}: "
+        f"{flips.lost} lost, {flips.won} won, "
         f"{flips.both_right} solved by both, {flips.both_wrong} solved by neither"
         f"{f' (the first {len(flips.questions)} flips)' if cut else ''}"
     )

@@ -32,7 +32,7 @@ from runner_compare.statistics import (
     create_pooled_test,
     decide_comparisons_with_holm,
 )
-from runner_compare.statistics.methods.pooled_means import pool_mean_tests
+from runner_compare.statistics.methods.pooled_means import pool_tests_over_tasks
 from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, PoolingWeights
 
 # The config keys that say which questions were asked and how they were scored; metric and filter
@@ -347,7 +347,7 @@ def pool_tests(tests: Sequence[Test], weights: PoolingWeights) -> Test:
         )
     verdicts = [test for test in tests if isinstance(test, McNemarTest)]
     if len(verdicts) < len(tests):
-        return pool_mean_tests([test for test in tests if isinstance(test, MeanFlipTest | McNemarTest)])
+        return pool_tests_over_tasks([test for test in tests if isinstance(test, MeanFlipTest | McNemarTest)])
     return create_pooled_test(
         [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
     )

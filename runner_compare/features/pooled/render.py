@@ -33,7 +33,7 @@ def build_pooled_report_part(table: PooledTable) -> ReportPart:
     ]
     return ReportPart(
         title,
-        [TableGrid(build_pooled_columns(table))],
+        [TableGrid(build_pooled_comparison_columns(table))],
         said,
         [TableGrid(build_short_pooled_table_columns(table))],
         [],
@@ -61,7 +61,7 @@ def format_pooled_sentence(row: TableRow, table: PooledTable) -> str:
     )
 
 
-def build_pooled_columns(table: PooledTable) -> list[Column]:
+def build_pooled_comparison_columns(table: PooledTable) -> list[Column]:
     naming_table = Table("", table.keys, table.rows)
     difference, *test = effect_columns(table.rows, table.unit)
     return [

@@ -214,7 +214,7 @@ def compute_recall_by_length(outcomes: Sequence[QuestionOutcome]) -> list[Length
 def _compute_recall_at_length(
     length: int, outcomes: Sequence[QuestionOutcome], shortest_outcomes: Sequence[QuestionOutcome]
 ) -> LengthRecall:
-    shares, families = [outcome.accuracy for outcome in outcomes], list_answer_clusters(outcomes)
+    shares, families = [outcome.accuracy for outcome in outcomes], get_cluster_of_each_answer(outcomes)
     low, high = accuracy_interval(shares, families)
     compared = None
     if outcomes is not shortest_outcomes:
@@ -232,7 +232,7 @@ def _compute_recall_at_length(
     )
 
 
-def list_answer_clusters(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
+def get_cluster_of_each_answer(outcomes: Sequence[QuestionOutcome]) -> list[str | None]:
     """Return the cluster of each answer.
 
     All clusters are None if each cluster has a single answer.
@@ -266,7 +266,7 @@ def _index_outcomes_by_question(outcomes: Sequence[QuestionOutcome]) -> dict[Out
 
 
 def _create_recall_test_at_length(pairs: Pairs) -> Test:
-    families = list_answer_clusters([own for own, _ in pairs])
+    families = get_cluster_of_each_answer([own for own, _ in pairs])
     samples = max(outcome.num_answers for pair in pairs for outcome in pair)
     if families[0] is None and samples == 1:
         return create_mcnemar_test(pairs)
@@ -426,7 +426,7 @@ def _group_answers_by_text_length(answers: Answers) -> dict[int, Answers]:
         length: {
             question: outcome._replace(cluster=family)
             for (question, outcome), family in zip(
-                own.items(), list_answer_clusters([*own.values()]), strict=True
+                own.items(), get_cluster_of_each_answer([*own.values()]), strict=True
             )
         }
         for length, own in by_length.items()

@@ -10,7 +10,7 @@ from runner_compare.features.savings.compute import KINDS, get_agent_graph_origi
 from runner_compare.features.token_costs.render import build_estimate_record
 from runner_compare.model.data import Run, TableRow
 from runner_compare.render.effects import format_effect_and_interval, format_p_value
-from runner_compare.render.labels import format_row_versus_baseline, get_row_and_baseline_names
+from runner_compare.render.labels import format_row_and_baseline_names, get_row_and_baseline_names
 from runner_compare.statistics.token_costs import Estimate, TokenFinding, TokenSaving
 
 
@@ -74,7 +74,7 @@ def format_short_token_saving_sentence(row: TableRow, saving: TokenSaving, keys:
         TokenFinding.costs_more: "costs more:",
         TokenFinding.open: "shows no saving:",
     }[saving.finding]
-    return f"{format_row_versus_baseline(row, keys)} {found} {tokens.replace('-', '−')}."
+    return f"{format_row_and_baseline_names(row, keys)} {found} {tokens.replace('-', '−')}."
 
 
 def _describe_run_with_agent_graph(name: str, run: Run) -> str:
@@ -106,7 +106,7 @@ def _format_training_break_even_sentences(saving: TokenSaving) -> list[str]:
     if saving.training_tokens < 0:
         return [f"training used {-saving.training_tokens:,.0f} fewer tokens than the baseline's training"]
     cost = f"training used {saving.training_tokens:,.0f} tokens"
-    after = saving.break_even_questions
+    after = saving.break_even_question_count
     if after is None:
         shown = "nothing is saved" if saving.finding is TokenFinding.costs_more else "no saving is shown"
         return [f"{cost}. These do not pay off, because {shown}"]
@@ -121,7 +121,7 @@ def _format_amount(estimate: Estimate, sign: int) -> str:
 
 def build_saving_record(row: TableRow, saving: TokenSaving) -> dict[str, Any]:
     assert row.baseline is not None
-    after = saving.break_even_questions
+    after = saving.break_even_question_count
     return {
         "baseline_job_id": row.baseline.run.job_id,
         "baseline_graph": describe_agent_graph(row.baseline.run),

@@ -18,7 +18,7 @@ from runner_compare.metrics import BY_ANSWERS, find_metric
 from runner_compare.model.data import ABSENT, Table, TableRow
 from runner_compare.render.columns import build_row_name_columns, format_accuracy
 from runner_compare.render.effects import format_effect_interval_name, format_p_value
-from runner_compare.render.labels import format_row_versus_baseline
+from runner_compare.render.labels import format_row_and_baseline_names
 from runner_compare.statistics import Decision, Finding
 from runner_compare.statistics.token_costs import Estimate
 
@@ -31,7 +31,7 @@ def format_thinking_token_sentence(table: Table) -> str:
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
     parts = [
-        f"{format_row_versus_baseline(row, table.keys)}: {_format_difference(effect)}"
+        f"{format_row_and_baseline_names(row, table.keys)}: {_format_difference(effect)}"
         for row, effect in found[:MAX_ROWS]
     ]
     if len(found) > MAX_ROWS:
@@ -40,17 +40,17 @@ def format_thinking_token_sentence(table: Table) -> str:
         row, largest = max(still_open, key=lambda pair: abs(pair[1].value))
         several = f" in {len(still_open)} comparisons, the largest" if len(still_open) > 1 else ""
         parts.append(
-            f"{Finding.open}{several}: {format_row_versus_baseline(row, table.keys)} ({_format_difference(largest)})"
+            f"{Finding.open}{several}: {format_row_and_baseline_names(row, table.keys)} ({_format_difference(largest)})"
         )
     return f"thinking tokens per answer: {'; '.join(parts)}"
 
 
-def format_short_thinking_token_sentences(table: Table) -> list[str]:
+def format_thinking_length_sentences(table: Table) -> list[str]:
     """Return a sentence for each run with significantly more or fewer thinking tokens than the baseline."""
     thinks = {Finding.larger: "longer", Finding.smaller: "shorter"}
     return [
         (
-            f"{format_row_versus_baseline(row, table.keys)}: thinks {thinks[effect.finding]}, "
+            f"{format_row_and_baseline_names(row, table.keys)}: thinks {thinks[effect.finding]}, "
             f"by {abs(effect.value):,.0f} tokens per answer."
         )
         for row, effect in list_rows_with_thinking_comparison(table)[:MAX_ROWS]

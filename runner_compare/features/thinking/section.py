@@ -14,7 +14,7 @@ from runner_compare.features.thinking.render import (
     TITLE,
     build_row_cost_record,
     build_thinking_columns,
-    format_short_thinking_token_sentences,
+    format_thinking_length_sentences,
     format_thinking_token_sentence,
     thinking_record,
 )
@@ -41,7 +41,7 @@ class Thinking(Section):
         return {}
 
     def short_sentences(self, table: Table) -> list[str]:
-        return format_short_thinking_token_sentences(table)
+        return format_thinking_length_sentences(table)
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         record: dict[str, Any] = {}

@@ -178,7 +178,9 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
             str(values.get("target", "")),
             values.get("prompt_hash"),
             {metric: value for metric, value in values.items() if metric in metric_names},
-            None if cluster_field is None else _read_cluster(values, cluster_field, f"{path}, line {number}"),
+            None
+            if cluster_field is None
+            else _read_document_cluster(values, cluster_field, f"{path}, line {number}"),
         )
         earlier = by_filter.setdefault(name, {}).setdefault(document.doc_id, document)
         if earlier is not document:
@@ -201,7 +203,7 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
     return by_filter
 
 
-def _read_cluster(values: dict[str, Any], field: str, source: str) -> str:
+def _read_document_cluster(values: dict[str, Any], field: str, source: str) -> str:
     """Return a document's cluster from one of its fields. Raises DataError if the field is missing."""
     document = values.get("doc")
     value = document.get(field) if isinstance(document, dict) else None

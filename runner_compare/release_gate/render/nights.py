@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner_base import Column, ColumnUse, escape_control_characters
 from runner_base.console import create_console
 from runner_base.drawing import BAD, GOOD, INK, LINE, MUTED
-from runner_base.printed_tables import print_fitting_table
+from runner_base.printed_tables import print_table_fitted_to_terminal
 from runner_compare.model.data import ABSENT
 from runner_compare.options import WIDTH
 from runner_compare.release_gate.history import Night
@@ -44,7 +44,7 @@ def print_nightly_gate_reports(nights: Sequence[Night]) -> None:
         )
         for name in _list_candidates(nights)
     ]
-    print_fitting_table(create_console(non_terminal_width=WIDTH), columns, HINT, captions=False)
+    print_table_fitted_to_terminal(create_console(non_terminal_width=WIDTH), columns, HINT, captions=False)
 
 
 def _list_candidates(nights: Sequence[Night]) -> list[str]:

@@ -89,7 +89,7 @@ def format_one_line_report(report: GateReport) -> str:
     return f"{report.verdict}: {' · '.join(named)} (baseline {report.baseline_setting})"
 
 
-def format_markdown(report: GateReport) -> str:
+def format_gate_report_as_markdown(report: GateReport) -> str:
     """Return the report as Markdown, for the summary of a CI job."""
     lines = [
         f"## {report.verdict}: {escape_markdown(_describe_compared_candidates(report))}",
@@ -233,10 +233,11 @@ def _describe_compared_candidates(report: GateReport) -> str:
     if report.policy.has_margins and len(report.candidates) > 1:
         wrong = "a wrong verdict for each candidate" if report.policy.is_each else "any wrong verdict"
         error = f"; at most 5 % chance of {wrong}"
-    return f"{candidates} against baseline {report.baseline_setting}{_describe_questions(report)}{error}"
+    counts = _format_question_and_cluster_counts(report)
+    return f"{candidates} against baseline {report.baseline_setting}{counts}{error}"
 
 
-def _describe_questions(report: GateReport) -> str:
+def _format_question_and_cluster_counts(report: GateReport) -> str:
     """Return the number of questions, and whether the tests treat them as independent or as clusters."""
     if not report.num_questions:
         return ""

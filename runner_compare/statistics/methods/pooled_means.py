@@ -8,7 +8,7 @@ from runner_compare.statistics.methods.mcnemar import McNemarTest
 from runner_compare.statistics.methods.mean_flips import MeanFlipTest
 
 
-def pool_mean_tests(tests: Sequence[MeanFlipTest | McNemarTest]) -> MeanFlipTest:
+def pool_tests_over_tasks(tests: Sequence[MeanFlipTest | McNemarTest]) -> MeanFlipTest:
     """Combine the tests of several tasks into one test over all questions.
 
     Clusters with the same field and name are one cluster, also across tasks: a run that does badly

@@ -63,7 +63,7 @@ HUGE = 1e20  # a factor of frequencies by which nothing is rotated
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 
-def _infer_query_scale(header: GgufHeader) -> dict[str, Any]:
+def _infer_query_pre_attn_scalar(header: GgufHeader) -> dict[str, Any]:
     """Return `query_pre_attn_scalar`, whose inverse square root scales queries.
 
     A .gguf file does not store this number.
@@ -85,7 +85,7 @@ def _build_gemma3_config(header: GgufHeader) -> dict[str, Any]:
             "rope_type": "linear",
             "factor": read_architecture_setting(header, "rope.scaling.factor", 1.0),
         }
-    return _infer_query_scale(header) | {
+    return _infer_query_pre_attn_scalar(header) | {
         "layer_types": derive_attention_types(header, full_attention_interval=6),
         "rope_parameters": {"full_attention": whole, "sliding_attention": _build_sliding_window_rope(header)},
     }
@@ -152,7 +152,7 @@ def _read_rope_dimension_fraction(header: GgufHeader) -> float:
 
 KNOWN = {
     "gemma2": Architecture(
-        "gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_infer_query_scale, changes=ONE_MORE
+        "gemma2", {**SETTINGS, **THETA}, GEMMA, computed=_infer_query_pre_attn_scalar, changes=ONE_MORE
     ),
     "gemma3": Architecture("gemma3_text", SETTINGS, GEMMA, computed=_build_gemma3_config, changes=ONE_MORE),
     "gemma4": Architecture(

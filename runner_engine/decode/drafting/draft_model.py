@@ -76,7 +76,7 @@ class TokenDrafter:
 
     def propose(self, sequences: Sequence[TokenSequence], max_tokens: Sequence[int]) -> list[list[int]]:
         """Return the draft model's most probable next tokens for each sequence."""
-        self._sync_draft_sequences(sequences)
+        self._sync_draft_with_target_sequences(sequences)
         self._saved = None
         limits = dict(zip(sequences, max_tokens, strict=True))
         for one in self.rows:
@@ -105,7 +105,7 @@ class TokenDrafter:
 
     # ----------------------------------------------------------------- the same rows as the model's
 
-    def _sync_draft_sequences(self, sequences: Sequence[TokenSequence]) -> None:
+    def _sync_draft_with_target_sequences(self, sequences: Sequence[TokenSequence]) -> None:
         own = self._own = self._own or create_kv_store(self.forward.heads, self.forward.kernels)
         wanted, before = set(sequences) - self._restore_recurrent_states(own), len(self.rows)
         for slot in reversed(range(len(self.rows))):

@@ -58,7 +58,7 @@ def infer_attention_layout(
     into = tuple(getattr(attention, name) for name in names.into)
     scale = find_query_scale(attention)
     positions = POSITIONS if scale is None else scale.trial_positions
-    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, positions)
+    angles = None if rope_table is None else rope_table.compute_rope_angles(hidden_states, positions)
     others = {} if scale is None else scale.trial_arguments
     handed = capture_attention_inputs(model, attention, hidden_states, angles, **others)
     key_scale = float(getattr(attention, "key_multiplier", 1.0))

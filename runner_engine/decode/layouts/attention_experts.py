@@ -41,7 +41,7 @@ def infer_expert_attention_layout(
 
     hidden_states: [1, T, hidden] inputs of the test run.
     """
-    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, POSITIONS)
+    angles = None if rope_table is None else rope_table.compute_rope_angles(hidden_states, POSITIONS)
     handed = capture_attention_inputs(model, attention, hidden_states, angles)
     experts = infer_expert_block_layout(attention.experts)
     tokens, chosen = hidden_states.shape[1], experts.router.formula.chosen

@@ -57,7 +57,7 @@ def infer_head_shape_layout(
     names, like = computing_child_names(attention), hidden_states[0, :1]
     reads_earlier, dim = names == READS_EARLIER, int(attention.head_dim)
     query_heads = kv_spec.kv_heads * kv_spec.group
-    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, POSITIONS)
+    angles = None if rope_table is None else rope_table.compute_rope_angles(hidden_states, POSITIONS)
     # keys and values [1, KVH, T, D] that a layer without projections of its own would read
     earlier = hidden_states.new_zeros(1, kv_spec.kv_heads, len(POSITIONS), dim)
     handed = capture_attention_inputs(

@@ -42,7 +42,7 @@ def infer_latent_attention_layout(
     assert names is not None
     if find_query_scale(attention) is not None:
         raise NotFusable("latent attention scales queries by token position")
-    angles = None if rope_table is None else rope_table.compute_angles(hidden_states, POSITIONS)
+    angles = None if rope_table is None else rope_table.compute_rope_angles(hidden_states, POSITIONS)
     handed = capture_attention_inputs(model, attention, hidden_states, angles)
     into = tuple(getattr(attention, name) for name in names.into)
     out, to_pairs, norm = (getattr(attention, name) for name in (names.out, names.to_pairs, names.pair_norm))

@@ -34,7 +34,9 @@ class RopeTable:
     def __init__(self, module: Any, kind: str | None) -> None:
         self.module, self.kind = module, kind
 
-    def compute_angles(self, example_input: torch.Tensor, positions: Sequence[int] | torch.Tensor) -> Angles:
+    def compute_rope_angles(
+        self, example_input: torch.Tensor, positions: Sequence[int] | torch.Tensor
+    ) -> Angles:
         """Return the RoPE angles at the given positions.
 
         example_input: a tensor with the dtype of the result.
@@ -77,7 +79,7 @@ class Rotation:
                 end = min(first + POSITIONS_AT_ONCE, num_positions)
                 # the last position is among them, since some families' angles depend on the longest
                 at = torch.cat((torch.arange(first, end), torch.tensor([num_positions - 1])))
-                angles = rope_table.compute_angles(example_input, at)
+                angles = rope_table.compute_rope_angles(example_input, at)
                 cos[first:end] = self.select_cos_or_sin_per_pair(angles.cos)[:-1]
                 sin[first:end] = self.select_cos_or_sin_per_pair(angles.sin)[:-1]
         return cos, sin

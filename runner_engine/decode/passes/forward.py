@@ -31,7 +31,7 @@ from runner_engine.kv_cache import (
     get_attention_kernels_if_supported,
 )
 from runner_engine.models.lora import multi_adapter
-from runner_engine.models.vocabulary import count_embeddings
+from runner_engine.models.vocabulary import count_token_ids_with_embedding
 from runner_engine.recurrent import create_recurrent_layer_mixers
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
@@ -104,7 +104,7 @@ class Forward:
         self.model, self.heads, self.kernels = model, kv_spec, get_attention_kernels_if_supported(kv_spec)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
-        self.rows = count_embeddings(model)
+        self.rows = count_token_ids_with_embedding(model)
         self.mixers = create_recurrent_layer_mixers(model) if kv_spec.states else {}
         self.adapters = multi_adapter.find_per_token_adapter_selector(model)
         goes_apart = self.counts_before or self.mixers or kv_spec.num_unquantized_first or self.adapters

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from runner_base.console import LOG_ONLY
-from runner_engine.decode.compat_probe import batched_logits_match_single
+from runner_engine.decode.compat_probe import are_multi_token_logits_exact
 from runner_engine.decode.passes import Forward
 from runner_engine.decode.sequences import TokenSequence
 from runner_engine.decode.tokens.sampling import Sampler
@@ -217,7 +217,7 @@ class NgramSpeculator:
         Tested once.
         """
         if self._is_same is None:
-            self._is_same = batched_logits_match_single(forward, vocab_size)
+            self._is_same = are_multi_token_logits_exact(forward, vocab_size)
             if not self._is_same:
                 why = "passes over one token and over several tokens give different logits"
                 log.info("speculative decoding is off: %s", why, extra=LOG_ONLY)

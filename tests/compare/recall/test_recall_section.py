@@ -25,7 +25,7 @@ from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPosition
 from runner_compare.model.table import ComparisonOptions, build_comparison_table
 from runner_compare.reader import Reader
-from runner_compare.render.output import FORMATS, flatten_rows
+from runner_compare.render.output import FORMATS, build_flat_comparison_records
 from runner_compare.render.parts import build_table_report_part, table_sentences
 
 LENGTHS, DEPTHS, A_CELL = (1024, 2048, 4096, 8192), (0.0, 0.5, 1.0), 20
@@ -154,7 +154,7 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
         for line in document["tables"][0]["sentences"]
     )
     assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
-    lines = {line["rope.name"]: line for line in flatten_rows(Comparison([table]))}
+    lines = {line["rope.name"]: line for line in build_flat_comparison_records(Comparison([table]))}
     assert lines["yarn"]["effective_length_below"] == 8192
     assert lines["yarn"]["recall_8192"] == 0.5
     with io.StringIO() as sheet:

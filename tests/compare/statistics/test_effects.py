@@ -25,7 +25,7 @@ from runner_compare.statistics import (
     SignFlipTest,
     StudentTTest,
     Test,
-    compute_max_error_rate,
+    bound_wrong_finding_probability,
     decide_comparisons_with_holm,
 )
 from runner_compare.statistics.effects import compute_margin_test_p_value
@@ -242,7 +242,7 @@ def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> N
         return SequentialTest([(True, True)], comparisons)
 
     def most(*tests: Test) -> float:
-        return compute_max_error_rate(decide_comparisons_with_holm(tests))
+        return bound_wrong_finding_probability(decide_comparisons_with_holm(tests))
 
     assert most() == 0
     assert most(*[McNemarTest(1, 1, 9)] * 4) == 0.05

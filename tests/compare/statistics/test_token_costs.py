@@ -88,14 +88,14 @@ def test_a_team_that_saves_and_one_that_costs_more() -> None:
     saving = judged(TokenSaving.from_cells(cells(fewer.tolist()), cells(base.tolist()), 20_000))
     assert saving.finding is TokenFinding.saves
     assert saving.both.low <= 100 <= saving.both.high
-    after = saving.break_even_questions
+    after = saving.break_even_question_count
     assert after is not None
     assert after.value == pytest.approx(20_000 / saving.both.value)
     assert after.low <= 200 <= after.high
     costing = judged(TokenSaving.from_cells(cells(more.tolist()), cells(base.tolist()), 20_000))
     assert costing.finding is TokenFinding.costs_more
     assert costing.both.value < 0
-    assert costing.break_even_questions is None
+    assert costing.break_even_question_count is None
 
 
 def test_equal_teams_seldom_save() -> None:
@@ -106,7 +106,7 @@ def test_equal_teams_seldom_save() -> None:
         ours = draw.permutation(base) if draw.random() < 0.5 else draw.lognormal(6, 0.5, size=40)
         saving = judged(TokenSaving.from_cells(cells(ours.tolist()), cells(base.tolist()), 1000.0))
         wrong += saving.finding is not TokenFinding.open
-        assert (saving.break_even_questions is None) == (saving.finding is not TokenFinding.saves)
+        assert (saving.break_even_question_count is None) == (saving.finding is not TokenFinding.saves)
     assert compute_wilson_interval(wrong, pairs)[0] <= 0.05
 
 

@@ -41,7 +41,7 @@ def test_a_written_file_opens_with_safetensors(tmp_path: Path, algorithm: str) -
     tensors = read_weight_file_header(tmp_path / "x.safetensors").tensors
     header = file_io.build_safetensors_header(tensors, {"format": "pt"})
     hashes: dict[str, str] = {}
-    pieces = file_io.iter_safetensors_file(header, tensors, lambda _: None, hashes, algorithm)
+    pieces = file_io.iter_safetensors_file_bytes(header, tensors, lambda _: None, hashes, algorithm)
     digest = file_io.write_file_atomically_with_digest(tmp_path / "y.safetensors", pieces, algorithm)
     assert len(header) % 8 == 0
     assert digest == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_engine.decode import fast_layers, fused_forward
-from runner_engine.decode.compat_probe import batched_logits_match_single, build_and_verify_fused_forward
+from runner_engine.decode.compat_probe import are_multi_token_logits_exact, build_and_verify_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -187,7 +187,7 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= 2 * OFF[
         Dtype.bfloat16
     ] * expected.std()
-    assert batched_logits_match_single(forward, 60)
+    assert are_multi_token_logits_exact(forward, 60)
 
 
 def test_rows_of_other_scales_keep_their_own_pass(
@@ -234,7 +234,7 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[
         Dtype.bfloat16
     ] * expected.std()
-    assert batched_logits_match_single(forward, 60)
+    assert are_multi_token_logits_exact(forward, 60)
 
 
 @pytest.mark.thorough
@@ -265,7 +265,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         return
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert batched_logits_match_single(forward, 60)
+    assert are_multi_token_logits_exact(forward, 60)
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     forward.prefill_prefix(prefix, 99)

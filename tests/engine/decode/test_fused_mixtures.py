@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from runner_base.dtypes import Dtype
-from runner_engine.decode.compat_probe import batched_logits_match_single
+from runner_engine.decode.compat_probe import are_multi_token_logits_exact
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.layouts.routers import RouterFormula, infer_router_layout
@@ -156,7 +156,7 @@ def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callab
     assert fused is not None
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert batched_logits_match_single(forward, families.VOCABULARY)
+    assert are_multi_token_logits_exact(forward, families.VOCABULARY)
 
 
 @pytest.mark.thorough

@@ -39,7 +39,7 @@ def rope_of(kind: str) -> RopeTable:
 def whole(rotation: Rotation, kind: str, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cos and sin of all positions at once."""
     with torch.inference_mode():
-        angles = rope_of(kind).compute_angles(torch.zeros(1), torch.arange(positions))
+        angles = rope_of(kind).compute_rope_angles(torch.zeros(1), torch.arange(positions))
         return rotation.select_cos_or_sin_per_pair(angles.cos), rotation.select_cos_or_sin_per_pair(
             angles.sin
         )

@@ -228,7 +228,7 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
         list(contract.complete_requests(int8, [Request(0, prompt)]))
         assert int8.fused is not None
         assert int8.stats.draft_tokens == 0
-    monkeypatch.setattr(ngram_speculation, "batched_logits_match_single", lambda *_: False)
+    monkeypatch.setattr(ngram_speculation, "are_multi_token_logits_exact", lambda *_: False)
     list(contract.complete_requests(guessing, [Request(0, prompt)]))
     assert guessing.stats.draft_tokens == 0, "a trial has said that it would differ"
 

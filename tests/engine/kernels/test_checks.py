@@ -279,8 +279,8 @@ def test_quantized_products_with_wrong_sizes() -> None:
     right = weight, None, scale.bfloat16(), table.bfloat16()
     for place, wrong in ((0, weight[1:]), (1, torch.ones(31)), (2, torch.ones(2, 32).bfloat16()), (3, table)):
         with pytest.raises(ValueError, match="C expects"):
-            it.set_tensors(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
-    it.set_tensors(*right)
+            it.set_tensors_read_by_c(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
+    it.set_tensors_read_by_c(*right)
     rows = torch.ones(2, 64, dtype=torch.bfloat16)
     if KERNELS.has_quantized:
         with refused(Refusal.SMALL_WORKSPACE):

@@ -18,7 +18,7 @@ from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.notes import note
 from runner_engine.decode.cache_probe import IncompatibleModel
-from runner_engine.decode.compat_probe import batched_logits_match_single
+from runner_engine.decode.compat_probe import are_multi_token_logits_exact
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.kv_cache import prefix_tree
@@ -90,7 +90,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert engine.fused is not None, "a pass in a single call"
         forward = Forward(engine.loaded.model, heads)
         forward.fused = engine.fused
-        assert batched_logits_match_single(forward, 259), "so guessed tokens can be checked"
+        assert are_multi_token_logits_exact(forward, 259), "so guessed tokens can be checked"
 
 
 @pytest.mark.thorough

@@ -21,7 +21,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import groups
-from runner_engine.matmul.groups import GroupedWeights, encode_table_as_int8
+from runner_engine.matmul.groups import GroupedWeights, convert_code_values_to_int8
 from runner_engine.matmul.layer_weights import MatmulWorkspace
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.grouped_linear import GroupedLinear, round_activations_to_int8
@@ -82,13 +82,13 @@ def test_products_of_each_number_of_bits(bits: int, kind: str) -> None:
 def test_products_of_a_table_of_floats(group: int) -> None:
     layer = values_layer(75, 640, 4, group, torch.float32)
     assert layer.layout.values is not None
-    assert encode_table_as_int8(layer.layout.values) is not None
+    assert convert_code_values_to_int8(layer.layout.values) is not None
     check_byte_products(layer, torch.float32)
 
 
 def test_a_table_that_bytes_cannot_have() -> None:
-    assert encode_table_as_int8(torch.linspace(-1, 1, 16)) is None
-    table = encode_table_as_int8(torch.arange(16) / 2 - 3)
+    assert convert_code_values_to_int8(torch.linspace(-1, 1, 16)) is None
+    table = convert_code_values_to_int8(torch.arange(16) / 2 - 3)
     assert table is not None
     assert torch.equal((table[0].float() - 128) * table[1], torch.arange(16) / 2 - 3)
 

@@ -52,7 +52,7 @@ def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) ->
     random = torch.Generator().manual_seed(outputs)
     weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=random)
     it = QuantizedWeights(kind, inputs, outputs, (torch.bfloat16,))
-    it.set_tensors(
+    it.set_tensors_read_by_c(
         weight,
         torch.ones(outputs).bfloat16(),
         torch.rand(outputs, generator=random),
@@ -97,7 +97,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> N
         rows = torch.full((20, inputs), sign * 3.0)
         weight = torch.full((40, inputs), -128, dtype=torch.int8)
         it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, 40, (torch.bfloat16,))
-        it.set_tensors(weight, None, torch.ones(40), compute_shift_correction(weight))
+        it.set_tensors_read_by_c(weight, None, torch.ones(40), compute_shift_correction(weight))
         it.matrix.tile_rows = 1
         workspace = torch.empty(compute_quantized_workspace_nbytes(20, inputs, 2), dtype=torch.uint8)
         scale = (torch.tensor(3.0) / 127.5).bfloat16().float()

@@ -167,7 +167,7 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
     for (inputs, outputs), bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
-        weights.set_tensors(
+        weights.set_tensors_read_by_c(
             layer.weight.qdata,
             layer.bias,
             layer.weight.scale.flatten(),

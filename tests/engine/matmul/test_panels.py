@@ -72,8 +72,8 @@ def test_rows_are_those_that_were_packed(dtype: torch.dtype, monkeypatch: pytest
     for outputs, inputs in SHAPES:
         weight, panels = made(outputs, inputs, dtype)
         tokens = torch.randint(0, outputs, (2, 9))
-        assert torch.equal(panels.select_output_weights(tokens), weight[tokens])
-        assert panels.select_output_weights(tokens[:0]).shape == (0, 9, inputs)
+        assert torch.equal(panels.gather_weights_of_outputs(tokens), weight[tokens])
+        assert panels.gather_weights_of_outputs(tokens[:0]).shape == (0, 9, inputs)
         for wrong in (outputs, -1):
             with pytest.raises(IndexError, match=rf"^output {wrong} .* {outputs} outputs$"):
-                panels.select_output_weights(torch.tensor([0, wrong]))
+                panels.gather_weights_of_outputs(torch.tensor([0, wrong]))

@@ -81,7 +81,7 @@ def four_bit(codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.
     halves = codes.view(outputs // 32, 2, 16, inputs // 2, 2).permute(1, 0, 3, 2, 4)
     it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,))
     it.matrix.block = block
-    it.set_tensors((halves[0] | halves[1] << 4).contiguous(), None, scale, table.repeat(2))
+    it.set_tensors_read_by_c((halves[0] | halves[1] << 4).contiguous(), None, scale, table.repeat(2))
     return it
 
 
@@ -145,7 +145,7 @@ def test_bytes_of_torchao_are_summed_in_the_order_of_tiles(
         by_way[tile_rows] = it = QuantizedWeights(
             WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,)
         )
-        it.set_tensors(weight, None, scale)
+        it.set_tensors_read_by_c(weight, None, scale)
         it.matrix.tile_rows = tile_rows
     check(emulated_tiles, by_way, rows, expected.bfloat16())
 

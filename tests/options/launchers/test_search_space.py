@@ -12,7 +12,7 @@ from raising import raises
 from runner.options.launchers.search_space import (
     SearchSettings,
     SearchSpace,
-    get_first_values,
+    get_first_value_per_distribution,
     make_study_name,
 )
 from runner_base.errors import Code, ConfigError
@@ -87,7 +87,7 @@ def test_which_commands_are_the_same_search() -> None:
     others.append(make_study_name(SearchSpace.parse(["a=1,3", "b=interval(0,1)"], {}), settings(), "gsm8k-1"))
     others.append(make_study_name(one, settings(), "gsm8k-2"))
     assert len({name, *others}) == 6
-    assert get_first_values(one.make_distributions()) == {"a": 1, "b": 0.0}
+    assert get_first_value_per_distribution(one.make_distributions()) == {"a": 1, "b": 0.0}
 
 
 @pytest.mark.sampled(4)

@@ -217,7 +217,9 @@ def _write_part(
     """Write part_N.safetensors and partition_N.json. Returns the part's entry for the manifest."""
     name, partition = part_file_name(part.part_id), partition_file_name(part.part_id)
     header, digests = plan.build_part_header(part), dict[str, str]()
-    pieces = file_io.iter_safetensors_file(header, part.tensors, report_progress, digests, plan.checksums)
+    pieces = file_io.iter_safetensors_file_bytes(
+        header, part.tensors, report_progress, digests, plan.checksums
+    )
     digest = file_io.write_file_atomically_with_digest(
         folder / name, pieces, plan.checksums, durable=sync_to_disk
     )

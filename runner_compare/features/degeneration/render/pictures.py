@@ -24,7 +24,7 @@ TITLE = "answers without a loop, by number of words"
 MAX_LETTERS = 36  # of a value in a name
 
 
-def create_loop_pictures(table: Table) -> list[Picture]:
+def create_repetition_loop_pictures(table: Table) -> list[Picture]:
     """Return the plot of answers without a loop. [] if no answer has a loop."""
     starts = table.get_section_data(TableDegeneration).loop_starts
     if not any(start.has_loop for of_run in starts.values() for start in of_run):

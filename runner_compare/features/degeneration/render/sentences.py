@@ -7,7 +7,7 @@ from runner_compare.features.degeneration.compute import TableDegeneration, comp
 from runner_compare.model.data import ABSENT, Table
 from runner_compare.model.question_metrics import DEGENERATE
 from runner_compare.render.effects import format_effect_interval_name, format_p_value
-from runner_compare.render.labels import format_row_versus_baseline
+from runner_compare.render.labels import format_row_and_baseline_names
 from runner_compare.render.quantities import format_percentage_points
 from runner_compare.statistics import Decision, Finding
 
@@ -16,7 +16,7 @@ def format_degeneration_sentences(table: Table, is_short: bool = False) -> list[
     """Return a sentence for each comparison; the short form has significant differences only."""
     effects = table.get_section_data(TableDegeneration).effects
     return [
-        f"{format_row_versus_baseline(row, table.keys)}: {_format_degeneration_difference(decision, is_short)}"
+        f"{format_row_and_baseline_names(row, table.keys)}: {_format_degeneration_difference(decision, is_short)}"
         for row in table.rows
         if (decision := effects.get(row.run.run_id)) is not None
         and not (is_short and decision.finding is Finding.open)

@@ -181,10 +181,10 @@ def recovery_record(table: RecoveryTable) -> dict[str, Any]:
             {
                 "config": candidate.config,
                 "recoveries": {
-                    facts.name: _build_cell_record(cell)
+                    facts.name: _build_recovery_record(cell)
                     for facts, cell in zip(table.sets, candidate.cells, strict=True)
                 },
-                "pooled": None if candidate.pooled is None else _build_cell_record(candidate.pooled),
+                "pooled": None if candidate.pooled is None else _build_recovery_record(candidate.pooled),
                 "jobs": _build_facts_record(candidate.facts),
             }
             for candidate in table.candidates
@@ -192,7 +192,7 @@ def recovery_record(table: RecoveryTable) -> dict[str, Any]:
     }
 
 
-def _build_cell_record(cell: RecoveryCell) -> dict[str, Any]:
+def _build_recovery_record(cell: RecoveryCell) -> dict[str, Any]:
     found, decision = cell.recovery, cell.decision
     is_bounded = found is not None and math.isfinite(found.high)
     return {

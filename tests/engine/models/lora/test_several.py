@@ -145,7 +145,7 @@ def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest
     finally:
         engine.close()
 
-    arrange = PrefixTree.assign_prefixes
+    arrange = PrefixTree.assign_shared_prefixes
 
     def as_if_one(self: PrefixTree, prompts: Any, mentioned: Any = ()) -> Any:
         own = [prompt.kv.adapter for prompt in prompts]
@@ -156,7 +156,7 @@ def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest
             prompt.kv.adapter = adapter
         return numbers
 
-    monkeypatch.setattr(PrefixTree, "assign_prefixes", as_if_one)
+    monkeypatch.setattr(PrefixTree, "assign_shared_prefixes", as_if_one)
     found, right = answered(case.spec(), mixed()), case.expected()
     of_math = [key for key in right if key.startswith("math")]
     assert [found[key] for key in of_math] == [right[key] for key in of_math]
