@@ -35,7 +35,7 @@ from runner_compare.features.missing_jobs.section import ComparisonMissingJobs
 from runner_compare.features.planning.compute import parse_plan_target, plan_questions
 from runner_compare.features.pooled.compute import PooledTable, build_pooled_tables
 from runner_compare.features.pooled.section import ComparisonPooledTables
-from runner_compare.features.recall.compute import apply_recall_margin
+from runner_compare.features.recall.compute import recompute_effective_lengths_with_margin
 from runner_compare.features.recovery.compute import ComparisonRecovery, build_recovery_table
 from runner_compare.features.recovery.render.card import check_card_paths, write_cards
 from runner_compare.features.registry import load_comparison_sections
@@ -145,7 +145,7 @@ def build_comparison(
     if aim is not None:
         plan_questions(tables, aim)
     if options.recall_margin:
-        apply_recall_margin(tables, options.recall_margin)
+        recompute_effective_lengths_with_margin(tables, options.recall_margin)
     view = View(
         options.explain,
         options.columns == "all",

@@ -247,7 +247,7 @@ class ResolvedModel:
         if isinstance(wanted, BlockFormat):
             if self.files.can_keep_gguf_blocks and (in_blocks := wanted.get_block_config()) is not None:
                 return QuantizationMix(in_blocks, {})
-            wanted.check_dequantized_keys()
+            wanted.reject_int8_activations_if_dequantized()
         return self.spec.layer_mix
 
     @property

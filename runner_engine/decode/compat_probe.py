@@ -338,14 +338,16 @@ def build_and_verify_fused_forward(
             fused = FusedForward(loaded.model, kv_spec, room, forward.kernels, packed_layers, expert_layers)
             if is_verified:
                 return fused
-            expected = _compute_test_logits(forward, ids)
+            expected = _compute_logits_of_two_test_sequences(forward, ids)
             forward.fused = fused
             is_exact = kv_spec.dtype is torch.float32 and not fused.is_quantized and not kv_spec.is_quantized
             # elsewhere a number may be rounded to the other side, and then the farthest of 49,152
             # logits is 0.2 off: noise that a token's mean does not have, and in which each real
             # difference shows
             of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
-            off = compute_max_logit_error(_compute_test_logits(forward, ids), expected, of_tokens)
+            off = compute_max_logit_error(
+                _compute_logits_of_two_test_sequences(forward, ids), expected, of_tokens
+            )
             if not off <= allowed and (
                 is_exact or not _is_fused_error_within_rounding_noise(forward, ids, fused)
             ):
@@ -367,11 +369,11 @@ def _is_fused_error_within_rounding_noise(
 
     def compute_own_logits() -> torch.Tensor:
         forward.fused = None
-        return _compute_test_logits(forward, token_ids)
+        return _compute_logits_of_two_test_sequences(forward, token_ids)
 
     forward.fused = fused_forward
     is_near = is_within_rounding_noise(
-        forward.model, _compute_test_logits(forward, token_ids), compute_own_logits, COARSE
+        forward.model, _compute_logits_of_two_test_sequences(forward, token_ids), compute_own_logits, COARSE
     )
     return is_near or _is_error_within_prompt_split_noise(forward, token_ids, fused_forward)
 
@@ -388,7 +390,7 @@ def _is_error_within_prompt_split_noise(
 
     def trial_logits(fused_forward_or_none: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
         forward.fused = fused_forward_or_none
-        return _compute_test_logits(forward, token_ids, prefix)
+        return _compute_logits_of_two_test_sequences(forward, token_ids, prefix)
 
     with fused_forward.limit_forward_to_first_layers(forward.model, SHALLOW):
         shallow = compute_max_logit_error(trial_logits(fused_forward), trial_logits(None))
@@ -406,7 +408,9 @@ def _is_error_within_prompt_split_noise(
     return shallow <= COARSE and off <= NEAR * noise
 
 
-def _compute_test_logits(forward: Forward, token_ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
+def _compute_logits_of_two_test_sequences(
+    forward: Forward, token_ids: list[int], prefix_length: int = PREFIX
+) -> torch.Tensor:
     """Return all logits of two test sequences.
 
     One forward pass computes both prompts, and another computes one more token of each.

@@ -70,7 +70,7 @@ class FusedMixers:
 
     def set_state_pointers(self, tokens: FusedTokens, states: SequenceStates | None) -> None:
         if states is None or states.segments is None:
-            raise RuntimeError("no recurrent states are selected for this forward pass")
+            raise RuntimeError("select the sequences' recurrent states before this forward pass")
         table, addresses = states.segments.table, states.get_tensor_addresses()
         self._kept = [table, addresses]
         tokens.segments, tokens.segment_count = table.data_ptr(), table.shape[1]

@@ -61,7 +61,7 @@ def choose_padding_id(tokenizer: Any, num_embeddings: float) -> int:
 
 
 def _describe_invalid_token(token_id: int, tokenizer: Any) -> str:
-    """Return a text about a token id without embedding, to append to an error message."""
+    """Explain why a token id has no embedding, as the end of an error message."""
     if not 0 <= token_id < len(tokenizer) and token_id not in tokenizer.added_tokens_decoder:
         return ""
     return (

@@ -33,7 +33,7 @@ class BlockFormat(Protocol):
     def get_block_config(self) -> QuantizationConfig | None:
         """Return the config for blocks that stay quantized, or None if they must be dequantized."""
 
-    def check_dequantized_keys(self) -> None:
+    def reject_int8_activations_if_dequantized(self) -> None:
         """Raise ConfigError if a config key is set that dequantized weights do not support."""
 
 

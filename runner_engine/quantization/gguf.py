@@ -53,7 +53,7 @@ class GgufConfig(Int8ActivationsConfig, QuantizedConfig):
         """Return the config for blocks that stay quantized, or None if the key `dequantize` is set."""
         return None if self.dequantize else GgufBlocksConfig(int8_activations=self.int8_activations)
 
-    def check_dequantized_keys(self) -> None:
+    def reject_int8_activations_if_dequantized(self) -> None:
         """Raise ConfigError if int8_activations is set, which dequantized weights do not support."""
         need = (
             "these weights are dequantized. Blocks stay quantized only on a CPU, without an adapter and "

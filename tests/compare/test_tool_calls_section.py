@@ -14,8 +14,8 @@ from runner_base.tool_outcomes import RIGHT, ToolOutcome
 from runner_compare.features.tool_calls.pairs import TableToolCalls
 from runner_compare.features.tool_calls.render import (
     build_category_columns,
+    build_columns_of_tool_call_checks,
     build_tool_call_outcome_columns,
-    build_tool_call_step_columns,
 )
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
@@ -108,12 +108,12 @@ def test_steps_are_nested_and_failures_are_named() -> None:
     table = table_of(SETTINGS)
     steps = {
         column.head.replace("\n", " "): dict(zip(SETTINGS, column.cells, strict=False))
-        for column in build_tool_call_step_columns(table)[1:]
+        for column in build_columns_of_tool_call_checks(table)[1:]
     }
     order = [row.run.run_id for row in table.rows]
     columns = {
         column.head.replace("\n", " "): dict(zip(order, column.cells, strict=True))
-        for column in build_tool_call_step_columns(table)
+        for column in build_columns_of_tool_call_checks(table)
     }
     assert steps.keys() == {"well formed", "right tool", "right arguments", "nothing called"}
     assert columns["well formed"] == {"none": "100.0", "int8": "100.0", "nf4": "68.8"}

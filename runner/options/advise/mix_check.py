@@ -243,9 +243,9 @@ def _measure_format_choices_in_grid(
     if len(choices[0].texts) < MIN_TEXTS:
         raise ConfigError(
             (
-                f"the comparison needs {MIN_TEXTS} documents, but only {len(choices[0].texts)} remain: "
-                f"layer losses use {TEXTS} others. Give task.data with more documents, or raise "
-                "task.limit"
+                f"the comparison needs {MIN_TEXTS} documents, but only {len(choices[0].texts)} are left, because "
+                f"{TEXTS} documents measure the losses of the layers. Give task.data with more documents, or "
+                "raise task.limit"
             ),
             code="missing",
         )

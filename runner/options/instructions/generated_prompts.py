@@ -77,8 +77,8 @@ def generate_prompts(
     }
     if empty := [number for number, possible in starts.items() if not possible]:
         raise ConfigError(
-            f"the other kinds cannot be combined to {empty[0]} instructions. Exclude fewer kinds, or set "
-            "task.num_instructions=[1]",
+            f"no prompt with {empty[0]} instructions can be made from the kinds that are not excluded. "
+            "Exclude fewer kinds, or set task.num_instructions=[1]",
             key="task.exclude_kinds",
             value=",".join(excluded_kinds),
             code="conflict",

@@ -61,8 +61,8 @@ class StoredAnswers:
             self.recorder.append_sample(self.reused[index])
 
     def reject_answers_to_changed_prompts(self, engine: Engine) -> None:
-        """Raise an error if a stored answer belongs to a different prompt. Answers reused from other
-        jobs are dropped instead.
+        """Raise an error if a stored answer of this job belongs to a different prompt. An answer from
+        another job is discarded without an error.
         """
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))

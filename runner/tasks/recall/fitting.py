@@ -68,8 +68,8 @@ def set_largest_fitting_text_sizes(
     count_case_tokens: PromptTokenCounter,
     answer_room_source: str,
 ) -> None:
-    """Find the largest text size of each group that fits its length. Raises ConfigError if even
-    the smallest size is too long.
+    """Set the text size of each group to the largest one whose prompts fit the group's context length.
+    Raises ConfigError if even the smallest text is too long.
 
     `estimate_size` estimates the size of a text with a given number of tokens.
     """

@@ -386,7 +386,7 @@ def list_recall_error_families(table: Table) -> list[ErrorFamily]:
     ]
 
 
-def apply_recall_margin(tables: list[Table], margin_points: str) -> None:
+def recompute_effective_lengths_with_margin(tables: list[Table], margin_points: str) -> None:
     """Recompute all effective context lengths with another margin, given in percentage points.
 
     Raises ConfigError for an invalid margin, or if there is no effective length.

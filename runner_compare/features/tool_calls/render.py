@@ -42,7 +42,7 @@ WORDS = {outcome: outcome.value.replace("_", " ") for outcome in ToolOutcome}
 def build_tool_call_tables(table: Table) -> dict[str, list[Column]]:
     kept, (cells, has_lengths) = table.get_section_data(TableToolCalls), _list_category_length_pairs(table)
     shown = {
-        "tool calls: answers that pass each step, %": build_tool_call_step_columns(table),
+        "tool calls: answers that pass each step, %": build_columns_of_tool_call_checks(table),
         BY_CATEGORY: build_category_columns(table),
         BY_OUTCOME: build_tool_call_outcome_columns(table),
     }
@@ -123,7 +123,7 @@ def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def build_tool_call_step_columns(table: Table) -> list[Column]:
+def build_columns_of_tool_call_checks(table: Table) -> list[Column]:
     rows, kept = list_tool_rows(table), table.get_section_data(TableToolCalls).findings
     columns = build_row_name_columns_for(table, rows)
     for step in (*STEPS, WITHOUT_NEED):

@@ -16,10 +16,10 @@ from runner_base.tables import fit_table_to_width
 from runner_compare.features.recall.compute import (
     RecallFindings,
     TableRecall,
-    apply_recall_margin,
     divide_error_rate,
+    recompute_effective_lengths_with_margin,
 )
-from runner_compare.features.recall.render.tables import build_recall_length_columns
+from runner_compare.features.recall.render.tables import build_columns_of_recall_by_length
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPosition
@@ -88,7 +88,7 @@ def table() -> Table:
 
 
 def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) -> None:
-    columns = {column.head: column.cells for column in build_recall_length_columns(table)}
+    columns = {column.head: column.cells for column in build_columns_of_recall_by_length(table)}
     assert dict(zip(columns["rope"], columns["effective\nlength ≥"], strict=True)) == {
         "native": "1,024", "linear": "4,096", "yarn": "4,096", "dynamic": "–"
     }  # fmt: skip
@@ -175,7 +175,7 @@ def test_another_margin_decides_anew() -> None:
     found = table.get_section_data(TableRecall).findings
     assert found["native"].effective_length is not None
     assert found["native"].effective_length.at_least == 1024
-    apply_recall_margin([table], "40")
+    recompute_effective_lengths_with_margin([table], "40")
     found = table.get_section_data(TableRecall).findings
     assert found["native"].effective_length is not None
     assert found["native"].effective_length.at_least == 8192
@@ -185,7 +185,7 @@ def test_another_margin_decides_anew() -> None:
 @pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
 def test_a_margin_that_is_none_is_refused(table: Table, margin: str) -> None:
     with raises(ConfigError, "bad_value", "--recall-margin"):
-        apply_recall_margin([table], margin)
+        recompute_effective_lengths_with_margin([table], margin)
 
 
 def test_other_tables_are_as_they_were() -> None:
@@ -197,7 +197,7 @@ def test_other_tables_are_as_they_were() -> None:
     assert table.get_section_data(TableRecall).findings == {}
     assert len(build_table_report_part(table).grids) == 1
     with raises(ConfigError, "empty", "--recall-margin"):
-        apply_recall_margin([table], "10")
+        recompute_effective_lengths_with_margin([table], "10")
 
 
 def test_pictures_are_drawn(table: Table) -> None:

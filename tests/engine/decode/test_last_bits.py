@@ -150,7 +150,12 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     ids = torch.randint(
         0, families.VOCABULARY, (compat_probe.SUFFIX,), generator=torch.Generator().manual_seed(1)
     )
-    tie = Tie(router, lambda: compat_probe._compute_test_logits(Forward(loaded.model, heads), ids.tolist()))
+    tie = Tie(
+        router,
+        lambda: compat_probe._compute_logits_of_two_test_sequences(
+            Forward(loaded.model, heads), ids.tolist()
+        ),
+    )
     of_choices = [tie.tilted(router.weight, by) for by in (TILT, -TILT)]
 
     def with_choice(fused: FusedForward, weight: torch.Tensor) -> None:

@@ -100,7 +100,7 @@ class PipelineEngine:
         return PipelineSession(self.stages)
 
     def arithmetic(self) -> None:
-        """Return None: it is unknown how stages on other machines compute."""
+        """Return None, because the arithmetic of other machines is unknown."""
 
     def close(self) -> None:
         """Stop the other processes. Kills them if packets are still being sent."""

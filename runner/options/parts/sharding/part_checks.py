@@ -83,7 +83,9 @@ def check_part(
         if not size_problems:  # with a wrong size, reading the rest finds nothing more
             done.read = create_part_range_reader(folder, entry)
             if check_level != "quick":
-                _check_part_digests(path, done, header, partition, check_level, report_progress)
+                _compare_part_with_recorded_digests(
+                    path, done, header, partition, check_level, report_progress
+                )
     done.seconds = time.perf_counter() - started
     return done
 
@@ -186,7 +188,7 @@ def _find_header_problems(
                 )
 
 
-def _check_part_digests(
+def _compare_part_with_recorded_digests(
     path: Path,
     checked_part: CheckedPart,
     header: WeightFile,

@@ -39,7 +39,7 @@ BY_DEPTH = "recall by length and depth, %"
 
 def build_recall_tables(table: Table) -> dict[str, list[Column]]:
     compared = table.get_section_data(TableRecall).compared
-    shown = {format_effective_length_title(table_margin(table)): build_recall_length_columns(table)}
+    shown = {format_effective_length_title(table_margin(table)): build_columns_of_recall_by_length(table)}
     if lines := build_depth_columns(table):
         shown[BY_DEPTH] = lines
     if compared:
@@ -52,7 +52,7 @@ def build_recall_tables(table: Table) -> dict[str, list[Column]]:
 
 
 def short_recall_tables(table: Table) -> dict[str, list[Column]]:
-    return {format_effective_length_title(table_margin(table)): build_recall_length_columns(table)}
+    return {format_effective_length_title(table_margin(table)): build_columns_of_recall_by_length(table)}
 
 
 def format_short_recall_sentences(table: Table) -> list[str]:
@@ -85,7 +85,7 @@ def format_effective_length_title(margin: float, by_kind: bool = False) -> str:
     return f"effective length in tokens{kinds} ({condition}); recall in % by length"
 
 
-def build_recall_length_columns(table: Table) -> list[Column]:
+def build_columns_of_recall_by_length(table: Table) -> list[Column]:
     rows = list_recall_rows(table)
     findings = [table.get_section_data(TableRecall).findings[row.run.run_id] for row in rows]
     columns = [

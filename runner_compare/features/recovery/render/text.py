@@ -33,8 +33,8 @@ WEIGHTS = {
     PoolingWeights.questions: "Pooled recovery: accuracy over all questions divided by the baseline's accuracy.",
 }
 METHOD = (
-    "Intervals hold 95 % for all candidates of a set together. They pair the questions and respect clusters. "
-    "An interval includes 100 % unless the verdict shows a difference."
+    "The intervals are simultaneous 95 % intervals for all candidates of a question set, from paired questions "
+    "and clusters. An interval includes a recovery of 100 % unless the verdict shows a difference."
 )
 
 
