@@ -21,7 +21,7 @@ from latest import Figure, add_option, save
 
 from runner.config.compose import compose_job
 from runner.config.hydra import to_runner_config
-from runner.estimates.render import format_time_and_source
+from runner.estimates.render import format_estimated_time_and_source
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import estimate_planned_jobs, plan_job
 from runner_base import machine
@@ -112,7 +112,7 @@ def measure(case: Case) -> tuple[str, bool]:
         beside = contention.describe_competing_load()
     if planned is None:
         return f"{case.name:22}{'no time':>20}{'':>26}{seconds:9.1f}", False
-    words, source = format_time_and_source(planned)
+    words, source = format_estimated_time_and_source(planned)
     figures = f"{words:>20}{source:>26}{seconds:9.1f}{planned.seconds / seconds:7.2f}"
     said = verdict(planned, seconds)
     return f"{case.name:22}{figures}  {said:12}{beside}", said == "yes"

@@ -34,7 +34,7 @@ REPLACEMENT_CHARACTER = "\ufffd"
 
 @dataclass(frozen=True)
 class Loop:
-    """A part of a text that repeats one unit."""
+    """A part of a text that repeats the same characters again and again."""
 
     start: int  # character of the text with single spaces
     period_chars: int
@@ -104,13 +104,14 @@ def _find_exact_loop(text: str) -> Loop | None:
     loops = [
         loop
         for period in _find_likely_periods(text)
-        if (loop := _create_loop(text, *_find_longest_periodic_part(text, period), period)) is not None
+        if (loop := _create_text_loop_if_long(text, *_find_longest_periodic_part(text, period), period))
+        is not None
     ]
     # of equally long ones that with the shortest unit
     return max(loops, key=lambda loop: (loop.repeats * loop.period_chars, -loop.period_chars), default=None)
 
 
-def _create_loop(text: str, start: int, end: int, period: int) -> Loop | None:
+def _create_text_loop_if_long(text: str, start: int, end: int, period: int) -> Loop | None:
     """Return a loop if the part of a text that has a period is long enough to be one."""
     length, repeats = end - start, (end - start + 1) / period  # without the space after the last unit
     unit = text[start : start + period]

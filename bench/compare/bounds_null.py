@@ -265,7 +265,7 @@ def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Fin
         AnswerLength(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)
     ]
     finished = sorted(it.tokens for it in seen if it.finished)
-    return FinishingCurve.estimate_from_lengths(seen), finished[math.ceil(WANTED * len(finished)) - 1]
+    return FinishingCurve.estimate_from_answer_lengths(seen), finished[math.ceil(WANTED * len(finished)) - 1]
 
 
 def finishing(tokens: float) -> float:

@@ -183,7 +183,9 @@ def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same
         counts.independent += misses(RecallFindings(alone, MARGIN), model.true)
     shown = [
         lost
-        for lost in find_depths_with_recall_loss(findings.answers_at_single_depth, num_permutations=DRAWS)
+        for lost in find_depths_with_recall_loss(
+            findings.answers_with_single_needle_depth, num_permutations=DRAWS
+        )
         if lost.is_significant
     ]
     if model.lost is None:

@@ -96,7 +96,7 @@ def resolve_data_set_key(key: str, *, _parent_: DictConfig, _root_: DictConfig) 
     """
     if key == "data":
         return _get_default_data_set_name(_root_)
-    keys = _get_data_set_task_keys(_parent_, find_data_set(str(_parent_.data), _root_))
+    keys = _select_applicable_data_set_keys(_parent_, find_data_set(str(_parent_.data), _root_))
     return keys[key] if key in keys else _get_schema_default(_parent_, key)
 
 
@@ -129,7 +129,7 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
             value=task.data,
             code="unknown_choice",
         )
-    keys = _get_data_set_task_keys(task, data_set)
+    keys = _select_applicable_data_set_keys(task, data_set)
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_data_set_interpolation(task, key)]
         for key in sorted(
@@ -151,7 +151,7 @@ def set_task_keys_from_data_set(composed: DictConfig) -> None:
         task.data = keys.get("data", task.data)
 
 
-def _get_data_set_task_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str, Any]:
+def _select_applicable_data_set_keys(task: DictConfig, data_set: DataSetFile | None) -> dict[str, Any]:
     """Return the task keys that a data set's YAML file sets, with their values.
 
     An included file sets `cluster` only for verdicts: its clusters are too few to compare

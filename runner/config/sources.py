@@ -74,7 +74,7 @@ class Repository(ConfigRepository):
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self.sources = [_replace_hydra_source(source) for source in self.sources]
+        self.sources = [_replace_hydra_config_source(source) for source in self.sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the repository without its sources, which are immutable. Hydra makes many copies for
@@ -181,7 +181,7 @@ OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own c
 }
 
 
-def _replace_hydra_source(source: ConfigSource) -> ConfigSource:
+def _replace_hydra_config_source(source: ConfigSource) -> ConfigSource:
     """Return the runner's config source that replaces one of Hydra's. Sources of other packages are
     returned unchanged.
     """

@@ -157,7 +157,7 @@ class _DeferringFinder(MetaPathFinder, Loader):
         """Import this module normally in the block. Modules that it imports are not deferred either."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
         self.names = []
-        there = self.remove_placeholders()
+        there = self.remove_placeholder_modules()
         try:
             yield
         finally:
@@ -166,7 +166,7 @@ class _DeferringFinder(MetaPathFinder, Loader):
                 if self.defers(name):
                     sys.modules.setdefault(name, stand_in)
 
-    def remove_placeholders(self) -> dict[str, DeferredModule]:
+    def remove_placeholder_modules(self) -> dict[str, DeferredModule]:
         """Remove the placeholder modules from sys.modules, and return them by name.
 
         Parent modules still refer to the placeholders, which import the real module at first use.
@@ -193,5 +193,5 @@ def defer_imports(*modules: str) -> Iterator[None]:
         yield
     finally:
         finder.names = []
-        finder.remove_placeholders()
+        finder.remove_placeholder_modules()
         sys.meta_path.remove(finder)

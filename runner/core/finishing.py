@@ -46,7 +46,7 @@ class FinishingCurve:
     high: int | None = None
 
     @classmethod
-    def estimate_from_lengths(
+    def estimate_from_answer_lengths(
         cls, answer_lengths: Iterable[AnswerLength], finished_fraction: float = WANTED
     ) -> FinishingCurve:
         """Estimate the curve and its exact confidence interval from answer lengths.

@@ -79,13 +79,13 @@ class _Template(NamedTuple):
 
 def generate_problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return the problem with this index in a split. Equal seeds, splits and indices give equal problems."""
-    return _generate_word_problem(*_draw_story_and_steps(split, index, seed))
+    return _generate_word_problem(*_draw_story_and_step_count(split, index, seed))
 
 
 def generate_perturbed_problem(split: Split, index: int, seed: int = 0) -> Problem:
     """Return a variant of the problem of `generate_problem`, with other numbers and another answer."""
     original = generate_problem(split, index, seed)
-    rng, slot, buckets, steps = _draw_story_and_steps(split, index, seed)
+    rng, slot, buckets, steps = _draw_story_and_step_count(split, index, seed)
     friend = _draw_friend(rng, slot)
     for attempt in count():
         other = _generate_word_problem(
@@ -101,7 +101,9 @@ def problem_template_name(split: Split, index: int, seed: int = 0) -> str:
     return _TEMPLATES[_map_index_to_story(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
 
 
-def _draw_story_and_steps(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
+def _draw_story_and_step_count(
+    split: Split, index: int, seed: int
+) -> tuple[Random, int, frozenset[int], int]:
     rng = Random(f"{seed}/{split}/{index}")
     slot = _map_index_to_story(index, f"{seed}/{split}")
     if split in HARD_STEPS:

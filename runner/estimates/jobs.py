@@ -25,7 +25,7 @@ from runner.estimates.sample import CalibrationModel, build_model_for_speed_cali
 from runner.estimates.speculation_time import (
     SpeculativePasses,
     disable_speculation,
-    estimate_speculative_passes,
+    estimate_speculative_forward_passes,
 )
 from runner.estimates.speed import Estimate, Speed
 from runner.render.notes import format_note
@@ -92,7 +92,7 @@ def estimate_memory_and_time(
             estimates[job_number].fit,
         )
         assert job_fit is not None
-        return estimate_speculative_time(
+        return estimate_job_time_with_speculation(
             config, passes.get(job_number), speed, job_fit.rows, num_questions.get(job_number)
         )
 
@@ -122,7 +122,7 @@ def estimate_memory_and_time(
             if rates is not None:
                 guesses[number] = speed = estimate_rough_speed(alone, alone_fit, rates)
                 alike = records.same_base_records(config)
-                passes[number] = estimate_speculative_passes(
+                passes[number] = estimate_speculative_forward_passes(
                     config.generation, entry.fit.predicted, speed, rates, alike
                 )
                 entry.time = estimate_job_time(number, known, speed)
@@ -190,7 +190,7 @@ def estimate_time_at_speed(
     return Estimate(seconds, spread, speed.source, is_upper_bound=not is_exact, notes=notes)
 
 
-def estimate_speculative_time(
+def estimate_job_time_with_speculation(
     config: RunnerConfig,
     speculative_passes: SpeculativePasses | None,
     speed: Speed,

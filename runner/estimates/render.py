@@ -15,7 +15,7 @@ TIME_SOURCES: Mapping[EstimateBasis, str] = {
 }
 
 
-def format_time_and_source(estimate: Estimate | None) -> tuple[str, str]:
+def format_estimated_time_and_source(estimate: Estimate | None) -> tuple[str, str]:
     """Return two texts: the estimated time with its uncertainty, and the basis of the estimate."""
     if estimate is None:
         return "", ""

@@ -100,7 +100,7 @@ def disable_speculation(resolved: ResolvedJob) -> ResolvedJob:
     return resolved.copy_with_changed_config_groups(generation=replace(generation, speculate="off"))
 
 
-def estimate_speculative_passes(
+def estimate_speculative_forward_passes(
     generation: GenerationConfig,
     predicted_footprint: Footprint,
     rough_speed: Speed,

@@ -79,7 +79,7 @@ def _build_result_table(grid: Grid) -> GridRows:
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
         error = outcome.message if outcome else planned.problem
-        names = {key: _get_typed_value(planned, key, text) for key, text in line.names.items()}
+        names = {key: _get_typed_config_value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
     return GridRows(
@@ -87,7 +87,7 @@ def _build_result_table(grid: Grid) -> GridRows:
     )
 
 
-def _get_typed_value(planned: PlannedJob, key: str, text: str) -> Any:
+def _get_typed_config_value(planned: PlannedJob, key: str, text: str) -> Any:
     """Return a key's value in a job's config. For a config group, return the group's choice."""
     value: Any = planned.config
     for part in key.split("."):

@@ -11,7 +11,7 @@ from runner.config.groups import GROUPS
 from runner.config.root import AUTO, PrintMode, RunnerConfig
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate
-from runner.estimates.render import format_time_and_source
+from runner.estimates.render import format_estimated_time_and_source
 from runner.grid.outcomes import JobOutcome
 from runner.grid.plan import PlannedJob, PlanState, estimate_planned_jobs
 from runner.grid.question_plan import make_statistical_power_notes
@@ -94,13 +94,13 @@ def select_displayed_overrides(
 def build_job_labels(plan: list[PlannedJob], always_shown: Sequence[str] = ()) -> list[str]:
     return [
         " ".join(f"{key}={value}" for key, value in names.items())
-        or " ".join(select_job_overrides(planned.overrides))
+        or " ".join(select_overrides_of_job_groups(planned.overrides))
         or "(no overrides)"
         for names, planned in zip(select_displayed_overrides(plan, always_shown), plan, strict=True)
     ]
 
 
-def select_job_overrides(overrides: Sequence[str]) -> list[str]:
+def select_overrides_of_job_groups(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of the groups that make a job, without folders, stores and printing.
 
     Of a model's path, the last part remains.
@@ -209,7 +209,7 @@ def _format_estimate_cells(estimate: JobEstimate | None, planned: PlannedJob) ->
             if is_unknown
             else "no"
         )
-    return [count, *memory, *format_time_and_source(estimate.time if estimate else None)]
+    return [count, *memory, *format_estimated_time_and_source(estimate.time if estimate else None)]
 
 
 def _get_free_main_memory_mib() -> tuple[float, bool]:

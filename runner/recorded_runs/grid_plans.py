@@ -104,7 +104,7 @@ def add_grid_jobs_without_result(
     Queries MLflow only for jobs without a local folder.
     """
     with_result = {run.job_id for run in records.runs}
-    jobs, seen = records.set_grid_jobs(plan.job_ids), set[str]()
+    jobs, seen = records.register_grid_jobs(plan.job_ids), set[str]()
     in_mlflow: dict[str, Any] | None = None
     for planned in plan.jobs:
         job_id = planned["job_id"] or ""

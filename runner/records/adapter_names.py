@@ -41,14 +41,14 @@ def make_unique_adapter_name(config: RunnerConfig) -> str:
         called: dict[str, str] = known.setdefault(name, {})
         if place not in called:
             called[place] = next(
-                free for free in _iterate_candidate_names(name, path) if free not in called.values()
+                free for free in _generate_candidate_adapter_names(name, path) if free not in called.values()
             )
             replace_text_file_atomically(file, json.dumps(known, indent=0))
         return called[place]
     return name
 
 
-def _iterate_candidate_names(adapter_name: str, adapter_folder: Path) -> Iterator[str]:
+def _generate_candidate_adapter_names(adapter_name: str, adapter_folder: Path) -> Iterator[str]:
     yield adapter_name
     if shape := _read_rank_and_alpha(adapter_folder):
         adapter_name = f"{adapter_name} ({shape})"

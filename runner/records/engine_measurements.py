@@ -66,7 +66,7 @@ class EngineMeasurements:
             | own
             | ({"batch_invariant": 1.0} if self.stats.rows_are_independent else {})
             | {"peak_rss_mib": self.peak_rss_mib}
-            | self.stats.process_metrics
+            | self.stats.multiprocess_engine_metrics
         )
 
     @property

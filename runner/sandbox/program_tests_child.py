@@ -115,7 +115,9 @@ def run_program_and_tests(
     test_names = {"__name__": "tests", "__builtins__": builtin_names}
     kept_modules = {name: loaded[name] for name in test_modules if name in loaded}
     restore_modules = _create_restore_modules_function()
-    call_function_and_check_values = _make_checked_call(restore_modules, _make_return_value_check())
+    call_function_and_check_values = _make_caller_that_checks_values(
+        restore_modules, _make_return_value_check()
+    )
 
     def wrap_function(function: Any) -> Any:
         def call_function(*arguments: Any, **named: Any) -> Any:
@@ -180,7 +182,7 @@ def _create_restore_modules_function() -> Any:
     return restore_modules
 
 
-def _make_checked_call(restore_modules: Any, check_value: Any) -> Any:
+def _make_caller_that_checks_values(restore_modules: Any, check_value: Any) -> Any:
     """Return a function that calls a function of the program, and rejects values that compare as it likes."""
     import gc
 

@@ -249,7 +249,7 @@ def _are_parsed_values_equal(expected: Any, found: Any) -> bool:
         _is_tuple_or_interval(expected) or _is_tuple_or_interval(found)
     ):
         return False
-    if not _contains_equation(expected) and not _are_equations_solved(found):
+    if not _contains_equation(expected) and not _has_only_solved_equations(found):
         return False
     grader.sympy_solve_and_compare = _are_relations_proportional
     return bool(
@@ -278,7 +278,7 @@ def _contains_equation(value: Any) -> bool:
     return any(grader.is_equation(part) for part in parts)
 
 
-def _are_equations_solved(value: Any) -> bool:
+def _has_only_solved_equations(value: Any) -> bool:
     """Return whether every equation assigns a value or is true: x = 3 is solved, 2x = 3 is not."""
     parts = value.args if isinstance(value, sympy.FiniteSet | sympy.Tuple) else (value,)
     return all(_is_variable_assignment(part) for part in parts if grader.is_equation(part))

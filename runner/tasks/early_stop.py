@@ -225,17 +225,17 @@ class EarlyStop(Policy):
     def start(self, samples: Mapping[int, Sample]) -> int | None:
         self.bets = InterimComparison(self.comparisons, self.margin, has_final_test=not self.final_test_job)
         self.asked, self._waiting = 0, dict(samples)
-        return self._test_answered_questions_in_order()
+        return self._test_answered_questions_until_decided()
 
     def on_answer(self, sample: Sample) -> int | None:
         self._waiting[sample.index] = sample
-        return self._test_answered_questions_in_order()
+        return self._test_answered_questions_until_decided()
 
     def max_in_flight(self, num_ended: int) -> int:
         """Limit the number of unfinished questions, so that an early stop discards few answers."""
         return max(self.min_ahead, num_ended)
 
-    def _test_answered_questions_in_order(self) -> int | None:
+    def _test_answered_questions_until_decided(self) -> int | None:
         """Test the answered questions in order. Returns how many questions the verdict needed, or None
         while undecided.
 

@@ -25,7 +25,7 @@ def find_baseline_repeat_run_ids(candidates: Sequence[Run], baseline: dict[str, 
 
 
 def find_repeats_of_run(runs: Sequence[Run], base: Run, reader: Reader) -> set[str]:
-    """Return the ids of the runs that differ from one run only in their index of the repeat."""
+    """Return the ids of the runs that repeat a run: their configs differ only in the repeat's number."""
     return {
         run.run_id
         for run in runs

@@ -105,7 +105,7 @@ class QuestionOutcome(NamedTuple):
             tools=tools,
         )
 
-    def count_cut_off_answers_as(self, is_correct: bool) -> QuestionOutcome:
+    def treat_cut_off_answers_as(self, is_correct: bool) -> QuestionOutcome:
         """Return a copy in which all cut-off answers count as correct, or all as wrong.
 
         For a vote, they decide it.

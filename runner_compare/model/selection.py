@@ -158,7 +158,7 @@ def filter_runs(runs: list[Run], filter_text: str, option: str = "--where") -> l
     if not EXPRESSION.search(filter_text):
         return filter_by_values(runs, parse_config_values(filter_text, runs, option), option, filter_text)
     expression = _FilterParser(filter_text, runs, option)
-    passing_ids = expression.match_runs_by_or_expression()
+    passing_ids = expression.parse_disjunction_and_match_runs()
     if expression.tokens:
         raise expression.syntax_error("and, or, or the end")
     passing = [run for run in runs if run.run_id in passing_ids]
@@ -188,28 +188,28 @@ class _FilterParser:
             raise self.config_error(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
-    def match_runs_by_or_expression(self) -> set[str]:
-        passing_ids = self.match_runs_by_conjunction()
+    def parse_disjunction_and_match_runs(self) -> set[str]:
+        passing_ids = self.parse_conjunction_and_match_runs()
         while self.accept_token("or"):
-            passing_ids |= self.match_runs_by_conjunction()
+            passing_ids |= self.parse_conjunction_and_match_runs()
         return passing_ids
 
-    def match_runs_by_conjunction(self) -> set[str]:
-        passing_ids = self.match_runs_by_condition()
+    def parse_conjunction_and_match_runs(self) -> set[str]:
+        passing_ids = self.parse_condition_and_match_runs()
         while self.accept_token("and"):
-            passing_ids &= self.match_runs_by_condition()
+            passing_ids &= self.parse_condition_and_match_runs()
         return passing_ids
 
-    def match_runs_by_condition(self) -> set[str]:
+    def parse_condition_and_match_runs(self) -> set[str]:
         if self.accept_token("not"):
-            return {run.run_id for run in self.runs} - self.match_runs_by_condition()
+            return {run.run_id for run in self.runs} - self.parse_condition_and_match_runs()
         if self.accept_token("("):
-            passing_ids = self.match_runs_by_or_expression()
+            passing_ids = self.parse_disjunction_and_match_runs()
             self.require_token(")")
             return passing_ids
-        return self.match_runs_by_comparison()
+        return self.parse_comparison_and_match_runs()
 
-    def match_runs_by_comparison(self) -> set[str]:
+    def parse_comparison_and_match_runs(self) -> set[str]:
         key = self.parse_filter_key()
         negated = self.accept_token("not")
         if negated:

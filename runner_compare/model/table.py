@@ -368,7 +368,7 @@ def _pool_runs_for_table_row(members: list[Run], pooling_keys: list[str], reader
             [answer.accuracy for answer in answers.values()], families, counts
         )
         at_worst, at_best = (
-            [answer.count_cut_off_answers_as(right).accuracy for answer in answers.values()]
+            [answer.treat_cut_off_answers_as(right).accuracy for answer in answers.values()]
             for right in (False, True)
         )
         whole.metrics |= compute_accuracy_bound_metrics(at_worst, at_best, families, counts)

@@ -36,7 +36,7 @@ class Records:
     # the command or address that shows the runs; empty: there is none
     shown_at: str = field(default="", kw_only=True)
 
-    def set_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
+    def register_grid_jobs(self, job_ids: Iterable[str]) -> GridJobs:
         """Register the jobs of a grid.
 
         The caller adds jobs without a result to the returned object.

@@ -62,7 +62,7 @@ def pack_job(
         "has_texts": with_texts,
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
-    packed = _pack({MANIFEST: json.dumps(manifest, indent=1).encode(), **files})
+    packed = _pack_files_into_tarball({MANIFEST: json.dumps(manifest, indent=1).encode(), **files})
     try:
         replace_atomically(target, lambda fresh: fresh.write_bytes(packed), make_parents=False)
     except OSError as error:
@@ -130,7 +130,7 @@ def _remove_paths_and_addresses(record: Record) -> Record:
     return replace(record, output_dir="", mlflow_run_id=None, mlflow_uri=None, params=params)
 
 
-def _pack(files: dict[str, bytes]) -> bytes:
+def _pack_files_into_tarball(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in files.items():

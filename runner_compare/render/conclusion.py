@@ -102,7 +102,7 @@ def _format_sentences_by_candidate(items: Sequence[Item], open_items: Sequence[I
             f"{phrase} {_format_comparison_conditions(alike, len(of))}" for phrase, alike in groups.items()
         ]
         sentences.append(f"{candidate} {join_words_with_and(_add_verbs_to_phrases(found))}.")
-    advice = format_advice_for_undecided(open_items) if open_items else ""
+    advice = format_advice_for_undecided_comparisons(open_items) if open_items else ""
     return [*sentences, f"{UNDECIDED.capitalize()}: {advice}."] if advice else sentences
 
 
@@ -216,11 +216,11 @@ def _format_run_count(count: int) -> str:
 
 def _format_undecided_candidates_sentence(items: Sequence[Item], total: str) -> str:
     are = "is" if len(items) == 1 else "are"
-    help_ = format_advice_for_undecided(items)
+    help_ = format_advice_for_undecided_comparisons(items)
     return f"{_format_candidate_names(items, total)} {are} {UNDECIDED}{f': {help_}' if help_ else ''}."
 
 
-def format_advice_for_undecided(items: Sequence[Item]) -> str:
+def format_advice_for_undecided_comparisons(items: Sequence[Item]) -> str:
     decisions = [item.decision for item in items]
     first = decisions[0]
     if any(not decision.is_tested for decision in decisions):

@@ -29,8 +29,8 @@ from runner_compare.render.quantities import (
     effect_unit,
     fill_template,
     find_quantity,
-    format_more_data_hint,
     format_worst_case_condition,
+    suggest_more_questions_or_clusters,
 )
 from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, Method
 from runner_compare.statistics.run_ratios import (
@@ -152,7 +152,7 @@ def _format_power_and_margin(effects: Sequence[Decision], largest: Decision, uni
         return [f"{largest.n:,} questions are too few to detect any difference", margin, more]
     return [
         _describe_detectable_differences(effects, largest, unit),
-        format_more_data_hint(largest),
+        suggest_more_questions_or_clusters(largest),
         margin,
         more,
     ]

@@ -41,7 +41,7 @@ def format_significance_level(num_comparisons: int) -> str:
     return f"{100 * comparison_level(num_comparisons):.2g} %{shared}"
 
 
-def format_margin_with_measure(decision: Decision) -> str:
+def format_margin_and_measure_name(decision: Decision) -> str:
     """Format a margin with its measure, e.g. `2 points of accuracy` or `5 % of load_s`."""
     if find_quantity(decision) is ACCURACIES:
         return f"{format_margin(decision)} of accuracy"

@@ -21,7 +21,7 @@ from runner_compare.render.conclusion import conclusion_text, format_candidate_n
 from runner_compare.render.effects import format_high_error_rate_warning, format_simultaneous_intervals_note
 from runner_compare.render.findings import format_finding_sentence_per_row
 from runner_compare.render.labels import MAX_NAMES, format_row_name, get_cluster_noun
-from runner_compare.render.margins import format_margin_with_measure
+from runner_compare.render.margins import format_margin_and_measure_name
 from runner_compare.render.notes import ACTED_ON, render_notes
 from runner_compare.render.short_table import build_default_output_columns, build_ratio_comparison_columns
 from runner_compare.section import HasRequirements, RowSentences
@@ -167,7 +167,7 @@ def format_table_title_parts(table: Table) -> list[str]:
     if table.baseline:
         parts.append(f"baseline {format_baseline(table)}")
     margins = [
-        format_margin_with_measure(effect)
+        format_margin_and_measure_name(effect)
         for row in table.candidate_rows
         for effect in row.effects
         if effect.margin is not None

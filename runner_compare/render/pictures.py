@@ -166,7 +166,7 @@ def _compute_picture_size(names: Mapping[str, str], width: float) -> tuple[float
     return width + LETTER_WIDTH * max(0, max_line_length(names) - USUAL_LETTERS), height
 
 
-def write_numbered_row_names(pane: Axes, name_by_run: dict[str, str]) -> dict[str, str]:
+def draw_legend_and_number_runs(pane: Axes, name_by_run: dict[str, str]) -> dict[str, str]:
     lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(name_by_run.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
@@ -212,7 +212,7 @@ def draw_pareto_front(table: Table) -> Figure:
         ]
         names = wrap_row_names(shown, [key for key in table.keys if key not in panel_keys])
         if max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_row_names(line[-1], names)
+            names = draw_legend_and_number_runs(line[-1], names)
         for pane, axis in zip(line, axes, strict=True):
             labels.append(_draw_pareto_front_pane(pane, members, axis, names))
             pane.set_xlabel(find_metric(axis).axis_label)
@@ -240,7 +240,7 @@ def move_overlapping_labels_apart(figure: Figure, labels: Sequence[Sequence[Anno
             placed.append(box)
 
 
-def draw_row_point(
+def draw_accuracy_point_with_intervals(
     pane: Axes,
     x: float,
     y: float,
@@ -273,7 +273,7 @@ def _draw_pareto_front_pane(
         if row.run.accuracy_interval
     ]
     for x, y, row in points:
-        draw_row_point(
+        draw_accuracy_point_with_intervals(
             pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front
         )
     shown = [point for point in points if point[2].run.run_id in names]

@@ -222,7 +222,7 @@ METHODS: dict[str, MethodTexts] = {
 }
 
 
-def format_more_data_hint(decision: Decision) -> str:
+def suggest_more_questions_or_clusters(decision: Decision) -> str:
     if not decision.counts.get("few"):
         return ""
     if decision.counts["clusters"]:

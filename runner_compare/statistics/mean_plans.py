@@ -215,7 +215,7 @@ def plan_questions_for_margin(
     def compute_power(questions: int) -> float:
         clusters = max(2.0, questions / of_size)
 
-        def compute_power_by_likelihood(caution_factor: float, mean: float, variance: float) -> float:
+        def compute_power_for_caution_factor(caution_factor: float, mean: float, variance: float) -> float:
             bound = (
                 math.log(2 * caution_factor / level)
                 + clusters * variance / 2
@@ -227,6 +227,6 @@ def plan_questions_for_margin(
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))
 
-        return max(compute_power_by_likelihood(*way) for way in (ways[:1] if is_strict else ways))
+        return max(compute_power_for_caution_factor(*way) for way in (ways[:1] if is_strict else ways))
 
     return find_smallest_sample_size(compute_power, power)

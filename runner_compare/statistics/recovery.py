@@ -71,7 +71,7 @@ def compute_recovery(
     if not baseline:
         return None
     value = candidate / baseline
-    compute_recovery_p_values = _create_test(tasks, weights)
+    compute_recovery_p_values = _create_recovery_p_value_function(tasks, weights)
     low, high = (_find_interval_end(compute_recovery_p_values, value, end, alpha) for end in (0.0, 1.0))
     return Recovery(value, low, high, candidate, baseline, sum(len(task.candidate) for task in tasks))
 
@@ -83,7 +83,7 @@ def _weighted_mean(
     return math.fsum(size * mean for size, mean in zip(sizes, means, strict=True)) / sum(sizes)
 
 
-def _create_test(
+def _create_recovery_p_value_function(
     tasks: Sequence[PairedAccuracies], weights: PoolingWeights
 ) -> Callable[[Sequence[float]], Any]:
     """Return the function that computes the p-value of each true recovery."""
@@ -119,7 +119,7 @@ def _create_test(
             return p_values
         return np.array(
             [
-                _add_seed_errors(tasks, *of_rate)
+                _compute_p_value_with_seeds(tasks, *of_rate)
                 for of_rate in zip(recoveries, gaps * scale, p_values, strict=True)
             ]
         )
@@ -127,7 +127,9 @@ def _create_test(
     return compute_recovery_p_values
 
 
-def _add_seed_errors(tasks: Sequence[PairedAccuracies], recovery: float, gap: float, p_value: float) -> float:
+def _compute_p_value_with_seeds(
+    tasks: Sequence[PairedAccuracies], recovery: float, gap: float, p_value: float
+) -> float:
     """Return the p-value over questions and seeds, as SeedTest does for differences."""
     (task,) = tasks
     components = [

@@ -89,7 +89,7 @@ def plan_runs_per_job(standardized_difference: float, alpha: float = ALPHA) -> i
     The difference is in standard deviations of a run.
     """
     low, high = MIN_RUNS - 1, MIN_RUNS
-    while compute_run_ratio_power(high, standardized_difference, alpha) < POWER:
+    while compute_power_from_run_count(high, standardized_difference, alpha) < POWER:
         low, high = high, 2 * high
         if low > MAX_RUNS:
             return None
@@ -97,14 +97,14 @@ def plan_runs_per_job(standardized_difference: float, alpha: float = ALPHA) -> i
         middle = (low + high) // 2
         low, high = (
             (low, middle)
-            if compute_run_ratio_power(middle, standardized_difference, alpha) >= POWER
+            if compute_power_from_run_count(middle, standardized_difference, alpha) >= POWER
             else (middle, high)
         )
     return high
 
 
 @lru_cache(maxsize=1024)
-def compute_run_ratio_power(runs: int, standardized_difference: float, alpha: float) -> float:
+def compute_power_from_run_count(runs: int, standardized_difference: float, alpha: float) -> float:
     """Return the power to detect a difference with this many runs per job.
 
     The difference is in standard deviations of a run.

@@ -205,7 +205,7 @@ def compute_estimate_ratio_interval(
     """
     product = numerator.value * denominator.value
 
-    def solve_interval_end(numerator_error: float, denominator_error: float, sign: int) -> float:
+    def compute_ratio_interval_bound(numerator_error: float, denominator_error: float, sign: int) -> float:
         squares = denominator.value**2 - denominator_error**2
         if squares <= 0 or math.isinf(denominator_error):
             return 0.0 if sign < 0 else math.inf
@@ -213,6 +213,10 @@ def compute_estimate_ratio_interval(
         radicand = middle**2 - squares * (numerator.value**2 - numerator_error**2)
         return max(0.0, (middle + sign * math.sqrt(max(0.0, radicand))) / squares)
 
-    low = solve_interval_end(numerator.value - numerator.low, denominator.high - denominator.value, -1)
-    high = solve_interval_end(numerator.high - numerator.value, denominator.value - denominator.low, 1)
+    low = compute_ratio_interval_bound(
+        numerator.value - numerator.low, denominator.high - denominator.value, -1
+    )
+    high = compute_ratio_interval_bound(
+        numerator.high - numerator.value, denominator.value - denominator.low, 1
+    )
     return min(low, numerator.value / denominator.value), max(high, numerator.value / denominator.value)

@@ -184,7 +184,7 @@ def run_test_with_truncation_bounds(create_test: Callable[[Pairs], Test], pairs:
     worst, best = (
         create_test(
             [
-                (our.count_cut_off_answers_as(right), their.count_cut_off_answers_as(not right))
+                (our.treat_cut_off_answers_as(right), their.treat_cut_off_answers_as(not right))
                 for our, their in pairs
             ]
         )

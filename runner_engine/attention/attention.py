@@ -31,10 +31,10 @@ from runner_engine.attention.partial_attention import (
     attend_to_unshared_keys,
     build_attention_sink_term,
     compute_unnormalized_attention,
+    expand_heads_to_kv_shape,
     max_scores_in_memory,
     merge_groups_by_token,
     merge_partial_results,
-    pad_heads_to_kv_store_shape,
 )
 from runner_engine.attention.shared_attention import SharedKeyRange, run_shared_key_attention_kernel
 from runner_engine.kernels.native import Kernels
@@ -72,7 +72,7 @@ class Span:
 
 @dataclass
 class WindowView:
-    """The prefixes and positions that tokens attend to in layers with one sliding window size."""
+    """What tokens attend to in the layers that have the same sliding window size: prefixes and positions."""
 
     uses: list[PrefixUse]
     first: torch.Tensor | None = (
@@ -181,7 +181,7 @@ class PassLayout:
         width = value.shape[-1]
         query, key, value = (
             self.heads.apply_hadamard_rotation_if_enabled(some, self.kernels)
-            for some in pad_heads_to_kv_store_shape(self.heads, query, key, value)
+            for some in expand_heads_to_kv_shape(self.heads, query, key, value)
         )
         attention = LayerAttention(
             self.heads.store_layer(layer), scale, softmax, self._get_window_view_of_layer(layer)

@@ -190,7 +190,7 @@ def multiply_batched_float32(left: torch.Tensor, right: torch.Tensor) -> torch.T
     return torch.bmm(left.float(), right.float())
 
 
-def pad_heads_to_kv_store_shape(
+def expand_heads_to_kv_shape(
     kv_spec: KvCacheSpec, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> list[torch.Tensor]:
     """Repeat heads and pad them with zeros to the KV store's number and width of heads.

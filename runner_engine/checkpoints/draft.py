@@ -96,7 +96,7 @@ def compute_kept_draft_weight_fraction(draft: ResolvedModel, weight_bytes: Mappi
 
 
 @contextmanager
-def resolve_checked_draft_model(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
+def resolve_and_check_draft_model(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
     """Yield the draft model or MTP head after checking it.
 
     Errors inside the context name the config key generation.speculate.

@@ -190,7 +190,7 @@ def can_keep_gguf_blocks(header: GgufHeader) -> bool:
 
 def list_in_memory_tensors(header: GgufHeader) -> list[TensorLocation]:
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
-    return [kept.get(tensor.name, tensor) for tensor in list_tensors_as_dequantized(header)]
+    return [kept.get(tensor.name, tensor) for tensor in list_tensors_as_float32(header)]
 
 
 def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
@@ -202,7 +202,7 @@ def compute_packing_overhead_nbytes(tensor: TensorLocation) -> int:
     return math.prod(experts) * math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
 
 
-def list_tensors_as_dequantized(header: GgufHeader) -> list[TensorLocation]:
+def list_tensors_as_float32(header: GgufHeader) -> list[TensorLocation]:
     """List the tensors as if dequantized to float32, the form in which transformers loads them."""
     weights = [tensor for tensor in header.tensors if tensor.name not in NOT_WEIGHTS]
     return [replace(tensor, dtype="F32", nbytes=4 * tensor.num_elements) for tensor in weights]

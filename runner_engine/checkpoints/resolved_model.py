@@ -383,7 +383,7 @@ def read_tensor_headers(path: Path) -> list[TensorLocation]:
     listed dequantized.
     """
     if path.is_file():
-        return gguf_file.list_tensors_as_dequantized(gguf_file.read_gguf_header(path))
+        return gguf_file.list_tensors_as_float32(gguf_file.read_gguf_header(path))
     index, adapter = path / weight_files.INDEX, path / "adapter_model.safetensors"
     files: list[Path] = []
     if (whole := path / weight_files.SINGLE).exists():  # from_pretrained prefers it, too

@@ -35,7 +35,7 @@ class IncompatibleModel(Exception):
         self.reason = reason
 
 
-def find_max_cached_tokens_per_layer(
+def find_layer_cache_token_limits(
     model: Any, token_ids: torch.Tensor, num_recurrent_layers: int
 ) -> list[int | None]:
     """Return the maximum number of tokens in each layer's KV cache, where None means unlimited.

@@ -23,7 +23,7 @@ from runner_engine.attention import (
     wrap_with_layer_counter,
 )
 from runner_engine.attention.device_attention import should_try_sdpa
-from runner_engine.decode.cache_probe import IncompatibleModel, find_max_cached_tokens_per_layer
+from runner_engine.decode.cache_probe import IncompatibleModel, find_layer_cache_token_limits
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.decode.passes import Forward, TokenSpan
@@ -124,7 +124,7 @@ def infer_and_test_kv_cache_spec(loaded: LoadedModel) -> KvCacheSpec:
         with torch.inference_mode():
             with _make_gguf_layers_return_zeros(model):
                 mixers = create_recurrent_layer_mixers(model)
-                kept_tokens = find_max_cached_tokens_per_layer(model, ids[None, :2], len(mixers))
+                kept_tokens = find_layer_cache_token_limits(model, ids[None, :2], len(mixers))
                 heads = _infer_kv_cache_spec(model, ids[None, :2], kept_tokens, bool(mixers))
                 heads = replace(heads, states=tuple(mixer.states for mixer in mixers.values()))
             with disable_activation_rounding(model) as zeroed:
@@ -375,12 +375,10 @@ def _is_fused_error_within_rounding_noise(
     is_near = is_within_rounding_noise(
         forward.model, _compute_logits_of_two_test_sequences(forward, token_ids), compute_own_logits, COARSE
     )
-    return is_near or _is_error_within_prompt_split_noise(forward, token_ids, fused_forward)
+    return is_near or _is_logit_error_within_noise(forward, token_ids, fused_forward)
 
 
-def _is_error_within_prompt_split_noise(
-    forward: Forward, token_ids: list[int], fused_forward: FusedForward
-) -> bool:
+def _is_logit_error_within_noise(forward: Forward, token_ids: list[int], fused_forward: FusedForward) -> bool:
     """Whether the fused pass's logit error is as small as the error from splitting the prompt differently.
 
     In a trained model, a changed last bit grows from layer to layer. So the logits of few

@@ -55,7 +55,9 @@ class FusedAdapters:
         adapted.adapters = ctypes.addressof(made)
         return adapted
 
-    def check_all_supported(self, model: Any, num_layers: int, separate_modules: Iterable[nn.Module]) -> None:
+    def check_adapted_layers_are_fusable(
+        self, model: Any, num_layers: int, separate_modules: Iterable[nn.Module]
+    ) -> None:
         """Raise NotFusable if an adapter changes a layer that the fused forward pass cannot adapt.
 
         The C kernels and the separate modules can apply adapters.

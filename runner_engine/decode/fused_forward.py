@@ -109,7 +109,7 @@ class FusedForward:
         self._extend_rope_tables(max(positions) + 1)
         weights, count = self.weights, len(token_ids)
         pointer, int32 = native.get_tensor_address, torch.int32
-        input_rows = weights.streams.look_up_inputs(token_ids)
+        input_rows = weights.streams.look_up_layer_inputs(token_ids)
         kept = range(count) if logit_indices is None else logit_indices
         if weights.unpack_rows is not None:
             with torch.inference_mode():
@@ -132,7 +132,7 @@ class FusedForward:
         adapted = weights.adapters.group_tokens_by_adapter(count)
         needed = self._compute_forward_workspace_nbytes(count, [part.tokens for part in parts], pieces)
         needed += self._aligned_nbytes(
-            weights.adapters.compute_workspace_sizes(adapted, self._max_input_width)
+            weights.adapters.compute_workspace_sizes(adapted, self._max_matmul_input_width)
         )
         workspace = torch.empty(needed, dtype=torch.uint8)
         apart = [
@@ -243,12 +243,14 @@ class FusedForward:
         if weights.is_quantized:
             rows = num_tokens * weights.mixtures.max_experts_per_token
             pieces.append(
-                compute_quantized_workspace_nbytes(rows, self._max_input_width, torch.get_num_threads())
+                compute_quantized_workspace_nbytes(
+                    rows, self._max_matmul_input_width, torch.get_num_threads()
+                )
             )
         return self._aligned_nbytes(pieces)
 
     @property
-    def _max_input_width(self) -> int:
+    def _max_matmul_input_width(self) -> int:
         weights, heads = self.weights, self.heads
         behind = max(heads.kv_heads * heads.group * heads.dim, weights.inner, weights.mixers.behind)
         return int(

@@ -21,7 +21,7 @@ from runner_engine.kernels.expert_structures import (
     Mixture,
 )
 from runner_engine.kernels.matrix_structures import Matrix
-from runner_engine.matmul import ExpertLayer, get_activation_format
+from runner_engine.matmul import ExpertLayer, get_activation_quantization_parameters
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
 
@@ -165,7 +165,7 @@ class FusedMixtures:
             return {}
         wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
         into = [self.matrix_of(part, hidden_size, wide) for part in mlp.into]
-        if len({(*get_activation_format(matrix), matrix.block) for matrix in into}) > 1:
+        if len({(*get_activation_quantization_parameters(matrix), matrix.block) for matrix in into}) > 1:
             raise NotFusable("gate_proj and up_proj of the shared expert have different quantizations")
         if scale is not None:
             if scale.dtype is not self.dtype:

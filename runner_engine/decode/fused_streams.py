@@ -65,7 +65,7 @@ class FusedStreams:
     def max_inputs(self) -> int:
         return max(self._rank, *(layer.input.width if layer.input else 0 for layer in self.layout.layers))
 
-    def look_up_inputs(self, token_ids: Sequence[int]) -> torch.Tensor | None:
+    def look_up_layer_inputs(self, token_ids: Sequence[int]) -> torch.Tensor | None:
         """Return the rows of the layers' inputs for the tokens of a pass, if C cannot read their table."""
         inputs = self.layout.inputs
         if inputs is None or self._reads_table:

@@ -45,7 +45,7 @@ from runner_engine.matmul import (
     LayerWeights,
     PlainPackedWeights,
     can_pack_weight,
-    get_activation_format,
+    get_activation_quantization_parameters,
     get_weight_matrix,
     is_transposed_linear,
     is_unquantized_linear,
@@ -131,7 +131,7 @@ class FusedWeights:
         if find_unmerged_lora(head) is not None:
             raise NotFusable("an adapter changes its head")
         of_head = self._build_matrix_struct(head, self.hidden, self.vocabulary)
-        self.adapters.check_all_supported(model, len(layers), self.apart.values())
+        self.adapters.check_adapted_layers_are_fusable(model, len(layers), self.apart.values())
         self.layers = (FusedLayer * len(layers))(*layers)
         embedding, is_in_panels = self._get_embedding_address(layout)
         self.model = FusedModel(
@@ -310,7 +310,7 @@ class FusedWeights:
         if (
             len(
                 {
-                    get_activation_format(matrix)
+                    get_activation_quantization_parameters(matrix)
                     for matrix in matrices
                     if WeightFormat(matrix.kind).has_int8_activations
                 }
@@ -334,7 +334,7 @@ class FusedWeights:
             return {"mlp_apart": 1}
         wide = mlp.inner * (1 + mlp.has_gate) // len(mlp.into)
         gated = [self._build_matrix_struct(part, self.hidden, wide) for part in mlp.into]
-        if len({(*get_activation_format(matrix), matrix.block) for matrix in gated}) > 1:
+        if len({(*get_activation_quantization_parameters(matrix), matrix.block) for matrix in gated}) > 1:
             raise NotFusable("gate_proj and up_proj of the MLP have different quantizations")
         return {
             "activation": Activation.silu_in_product if mlp.has_fused_gating else mlp.activation,

@@ -90,7 +90,7 @@ class KvBudget:
         return self.tokens > before + before // GROWN
 
     def has_new_memory_measurement(self) -> bool:
-        self.memory.measure_free_memory()
+        self.memory.update_free_memory_if_stale()
         is_outdated = self.memory.looked_s != self._measured_s
         self._measured_s = self.memory.looked_s
         return is_outdated

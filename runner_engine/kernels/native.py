@@ -94,7 +94,7 @@ class Kernels:
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                if _find_required_features(name, dtype) <= self.features:
+                if _find_required_kernel_features(name, dtype) <= self.features:
                     function = getattr(library, f"{name}_{suffix}" if suffix else name)
                     function.argtypes, function.restype = (signature, None if name in _UNCHECKED else _INT)
                     self._functions[name, dtype] = function
@@ -102,7 +102,7 @@ class Kernels:
                     self._functions[name, dtype] = partial(self._load_features_and_call, name, dtype)
 
     def _load_features_and_call(self, function_name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
-        self.load_kernels_with_features(_find_required_features(function_name, dtype))
+        self.load_kernels_with_features(_find_required_kernel_features(function_name, dtype))
         return self._functions[function_name, dtype](*arguments)
 
     def load_kernels_with_features(self, features: frozenset[str]) -> None:
@@ -155,7 +155,7 @@ class Kernels:
             raise build_kernel_refusal_error(refusal, function)
 
 
-def _find_required_features(function_name: str, dtype: torch.dtype | None) -> frozenset[str]:
+def _find_required_kernel_features(function_name: str, dtype: torch.dtype | None) -> frozenset[str]:
     of_format = (
         {building.FLOAT32} if dtype is torch.float32 and function_name not in _IN_ALL_LIBRARIES else set()
     )

@@ -178,7 +178,7 @@ class KvArenaStore(KvStore):
             self.heads.dim,
             round_up_positions(num_positions),
         )
-        of_keys, of_values = self.heads.get_layer_formats(layer)
+        of_keys, of_values = self.heads.get_layer_kv_formats(layer)
         keys = of_keys.read_kv_blocks(arena.keys[layer][:, :whole], dim, pair, is_keys=True)
         values = of_values.read_kv_blocks(arena.values[layer][:, :whole], dim, pair, is_keys=False)
         return keys[:, :num_positions], values[:, :num_positions]
@@ -189,7 +189,11 @@ class KvArenaStore(KvStore):
             place = torch.arange(keys.shape[1], dtype=torch.int32)
             self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
             return
-        (of_keys, of_values), pair, dim = self.heads.get_layer_formats(layer), self._pair_size, self.heads.dim
+        (of_keys, of_values), pair, dim = (
+            self.heads.get_layer_kv_formats(layer),
+            self._pair_size,
+            self.heads.dim,
+        )
         of_keys.write_kv_blocks(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
         of_values.write_kv_blocks(self.arenas[0].values[layer], values, dim, pair, is_keys=False)
 

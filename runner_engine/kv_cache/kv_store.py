@@ -69,7 +69,7 @@ class KvCacheSpec:
         """Whether decoding uses paged attention, in which sequences can share pages."""
         return self.page > 0 and not self.is_quantized
 
-    def get_layer_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
+    def get_layer_kv_formats(self, layer: int) -> tuple[KvFormat, KvFormat]:
         """Return the storage formats of keys and of values in a layer of the KV store."""
         keys, values = self.kv_cache.get_layer_precisions(layer, self.layers)
         return load_kv_format(keys), load_kv_format(values)
@@ -83,7 +83,7 @@ class KvCacheSpec:
         for layer in range(self.layers):
             keys, values = (
                 one.stored_width(self.dim) * one.stored_dtype(self.dtype).itemsize
-                for one in self.get_layer_formats(layer)
+                for one in self.get_layer_kv_formats(layer)
             )
             sizes.append((keys, values))
         return sizes
@@ -96,7 +96,7 @@ class KvCacheSpec:
             self.kv_heads * sum(side) for side in zip(*self._kv_nbytes_per_position_by_layer, strict=True)
         ]
         for layer, (keys, values) in enumerate(self._kv_nbytes_per_position_by_layer):
-            codes = [one.CODE for one in self.get_layer_formats(layer)]
+            codes = [one.CODE for one in self.get_layer_kv_formats(layer)]
             plain_before = layer * LANES * self.kv_heads * self.dim * self.dtype.itemsize
             entries.append(
                 KvLayer(*codes, keys_before, values_before, self.rotation_size, *ends, plain_before)
@@ -184,7 +184,7 @@ class KvCacheSpec:
     def encode_kv(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        of_keys, of_values = self.get_layer_formats(layer)
+        of_keys, of_values = self.get_layer_kv_formats(layer)
         return of_keys.encode_kv(keys), of_values.encode_kv(values)
 
     def decode_kv(
@@ -193,7 +193,7 @@ class KvCacheSpec:
         """Convert stored vectors [..., W] of a layer to keys and values [..., D] in the model's
         dtype.
         """
-        of_keys, of_values = self.get_layer_formats(layer)
+        of_keys, of_values = self.get_layer_kv_formats(layer)
         return of_keys.decode_kv(keys, self.dim, self.dtype), of_values.decode_kv(
             values, self.dim, self.dtype
         )
@@ -229,7 +229,7 @@ class KvCacheSpec:
             size, ends = sum(sizes) + self.first_tokens_nbytes // 2, [0, *accumulate(sizes)]
             whole = allocate_zeros(size, self.device, use_large_pages)
             pieces = [whole[first:end] for first, end in pairwise(ends)]
-            kinds = [self.get_layer_formats(layer)[side] for layer in range(self.layers)]
+            kinds = [self.get_layer_kv_formats(layer)[side] for layer in range(self.layers)]
             found.append(
                 [
                     piece.view(kind.stored_dtype(self.dtype)).view(

@@ -21,7 +21,7 @@ class SlotStore(KvStore):
 
     def __init__(self, kv_spec: KvCacheSpec, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = kv_spec, slots, self._round_capacity(capacity), 0
-        kinds = [kv_spec.get_layer_formats(layer) for layer in range(kv_spec.layers)]
+        kinds = [kv_spec.get_layer_kv_formats(layer) for layer in range(kv_spec.layers)]
         self.keys = [self._allocate(of_keys, slots, self.capacity) for of_keys, _ in kinds]
         self.values = [self._allocate(of_values, slots, self.capacity) for _, of_values in kinds]
         self.filled = [0] * slots  # places of each that were ever written, and so take memory
@@ -180,7 +180,7 @@ class SlotStore(KvStore):
         """Increase the number of slots or their capacity, one layer at a time."""
         for side, tensors in enumerate((self.keys, self.values)):
             for layer, old in enumerate(tensors):
-                new = self._allocate(self.heads.get_layer_formats(layer)[side], num_slots, capacity)
+                new = self._allocate(self.heads.get_layer_kv_formats(layer)[side], num_slots, capacity)
                 self._copy_to_larger_tensor(old, new, num_slots)
                 tensors[layer] = new
         self.filled = [self.capacity] * self.used + [0] * (num_slots - self.used)

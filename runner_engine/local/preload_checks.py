@@ -7,7 +7,7 @@ from runner_base.notes import Note
 from runner_engine.checkpoints import adapter_shapes, adapter_support, chat_templates, random_weights
 from runner_engine.checkpoints.draft import (
     check_draft_compatibility,
-    resolve_checked_draft_model,
+    resolve_and_check_draft_model,
     resolve_draft_model,
 )
 from runner_engine.checkpoints.kv_size import compute_kv_size
@@ -37,7 +37,7 @@ def check_model_and_adapter_files(resolved: ResolvedModel, uses_chat: bool = Fal
         )
     if resolved.files.model.random_weights:
         random_weights.check_random_checkpoint_disk_space(resolved.files.model)
-    with resolve_checked_draft_model(resolved) as draft:
+    with resolve_and_check_draft_model(resolved) as draft:
         if draft is not None:
             check_model_and_adapter_files(draft)
     check_draft_compatibility(resolved, draft)

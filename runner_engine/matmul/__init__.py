@@ -5,7 +5,7 @@ backends with `select_backend`. Quantized layers are found by their class: `LAYE
 quantized_layers.py names a module for each, with the contract in layer_replacement.py.
 """
 
-from runner_engine.matmul.activation_formats import get_activation_format
+from runner_engine.matmul.activation_formats import get_activation_quantization_parameters
 from runner_engine.matmul.autotune import (
     TIE,
     BackendBenchmark,
@@ -52,7 +52,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "PlainPackedWeights",  # plain weights in the layout of our own products
     "can_pack_weight",  # whether there are products for weights of this shape and format
     "ROW_PARTS",  # inputs of a row in bytes that share a scale, by type of blocks
-    "get_activation_format",  # how rows are quantized before they are multiplied by a matrix
+    "get_activation_quantization_parameters",  # how rows are quantized before they are multiplied by a matrix
     "MatmulFunction",  # a function from rows to a layer's outputs
     "build_packed_matmul",  # the product with a plain weight by the way that was chosen
     "build_onednn_matmul",  # the product with weights in oneDNN's order

@@ -10,7 +10,7 @@ from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.matmul.blocks import ROW_PARTS
 
 
-def get_activation_format(matrix: Matrix) -> tuple[float, ...]:
+def get_activation_quantization_parameters(matrix: Matrix) -> tuple[float, ...]:
     """Return the parameters of a matrix's activation quantization.
 
     Matrices with equal parameters can share the quantized activations.

@@ -164,7 +164,7 @@ def pack_gguf_blocks(
             rows = torch.cat(
                 (rows, rows.new_zeros((last - first) * outputs_per_block - rows.shape[0], rows.shape[1]))
             )
-        _pack_panels(
+        _pack_blocks_into_panels(
             rows.view(last - first, outputs_per_block, blocks, block_type.stored_bytes),
             block_type,
             result[first:last].view(last - first, blocks, -1),
@@ -174,7 +174,7 @@ def pack_gguf_blocks(
     return result
 
 
-def _pack_panels(rows: torch.Tensor, block_type: BlockType, result: torch.Tensor) -> None:
+def _pack_blocks_into_panels(rows: torch.Tensor, block_type: BlockType, result: torch.Tensor) -> None:
     """Pack blocks, uint8 [panels, outputs of a panel, blocks, bytes], to [panels, blocks, bytes]."""
     at, outputs = 0, rows.shape[1]
 

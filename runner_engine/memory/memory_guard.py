@@ -53,7 +53,7 @@ class MemoryGuard:
     def _model_config_values(self) -> dict[str, Any]:
         return read_integer_config_values(self.model)
 
-    def measure_free_memory(self) -> bool:
+    def update_free_memory_if_stale(self) -> bool:
         """Measure free memory unless the last measurement is recent. Returns whether a measurement was made."""
         now = time.monotonic()
         if self.device.type != "cpu" or now - self.looked_s < LOOK_EVERY_S:
@@ -66,7 +66,7 @@ class MemoryGuard:
 
         A single sequence may use nearly all memory.
         """
-        if num_sequences and self.measure_free_memory():
+        if num_sequences and self.update_free_memory_if_stale():
             spare = self.free_mib - (MARGIN_MIB if num_sequences > 1 else LAST_MIB)
             if spare * machine.MIB < estimate_pass_nbytes(
                 self._model_config_values, self._dtype_nbytes, num_sequences, num_sequences
@@ -74,14 +74,14 @@ class MemoryGuard:
                 raise MemoryError(f"main memory is too small: only {self.free_mib:.0f} MiB are free")
 
     def max_prefill_tokens(self) -> int:
-        self.measure_free_memory()
+        self.update_free_memory_if_stale()
         most = PREFILL_TOKENS.get(self.device.type, PREFILL_TOKENS["cpu"])
         each = max(estimate_pass_nbytes(self._model_config_values, self._dtype_nbytes, 0, 1), 1)
         return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
 
     def has_memory_for_batch(self, num_sequences: int, prompt_tokens: int, new_tokens: int) -> bool:
         """Whether free memory suffices to decode this number of sequences, padded to equal length."""
-        self.measure_free_memory()
+        self.update_free_memory_if_stale()
         cache = (
             compute_kv_bytes_per_token(self._model_config_values, self._dtype_nbytes)
             * num_sequences

@@ -123,7 +123,9 @@ def report_quantized_layers(
         model, lambda module: _find_quantized_class_name(module, of_layers), quantization_mix
     )
     if quantization_mix.quantizes and quantization_mix.base.source is CheckpointSource.plain:
-        quantized_share.check_quantized_share(how, reached, left, quantization_mix.base.allow_partial)
+        quantized_share.require_enough_quantized_weights(
+            how, reached, left, quantization_mix.base.allow_partial
+        )
     words = f"{how}: {reached.description} ({quantized} of {total} linear layers: {counts})"
     metrics |= {"quantized_share": reached.of_blocks, "quantized_share_of_all": reached.of_all}
     metrics |= {"quantized_share_of_bytes": reached.of_bytes or 0.0}
@@ -136,7 +138,7 @@ def report_quantized_layers(
         "quantized": words,
         "left_alone": quantized_share.format_unquantized_matrices(left, NAMES_SHOWN) or "none",
     }
-    return (metrics, facts), quantized_share.build_low_quantized_share_notes(how, reached, left)
+    return (metrics, facts), quantized_share.build_unquantized_weight_notes(how, reached, left)
 
 
 def estimate_largest_dequantized_weight_mib(model: Any, quantization_mix: QuantizationMix) -> float:

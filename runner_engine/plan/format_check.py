@@ -89,7 +89,7 @@ def build_planned_quantization_notes(resolved: ResolvedModel) -> list[Note]:
     return (
         []
         if reached is None
-        else quantized_share.build_low_quantized_share_notes(
+        else quantized_share.build_unquantized_weight_notes(
             resolved.spec.quantization.label, reached.share, reached.left
         )
     )
@@ -161,7 +161,9 @@ def check_planned_quantized_share(resolved: ResolvedModel) -> None:
     if (reached := plan_model_load(resolved).quantization_plan_if_available) is not None:
         wanted = resolved.spec.quantization
         reached.check_unquantizable(wanted.name)
-        quantized_share.check_quantized_share(wanted.label, reached.share, reached.left, wanted.allow_partial)
+        quantized_share.require_enough_quantized_weights(
+            wanted.label, reached.share, reached.left, wanted.allow_partial
+        )
 
 
 def _check_quantization_matches_checkpoint(

@@ -31,7 +31,7 @@ class Float4Config(CompressedTensorsConfig):
 
     @classmethod
     def parse_group_settings(cls, stored_config: dict[str, Any]) -> GroupSettings:
-        """Return the layer settings. All layer groups have the same activation settings."""
+        """Return the settings of a layer group. Activations have the same settings in all groups."""
         return GroupSettings(
             cls.name,
             (4,),

@@ -66,7 +66,7 @@ class QuantizedShare:
         return describe_quantized_fraction(self.of_blocks, self.of_all, self.of_bytes)
 
 
-def check_quantized_share(
+def require_enough_quantized_weights(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int], allow_partial: bool
 ) -> None:
     """Raise ConfigError if too few weights are quantized.
@@ -90,7 +90,7 @@ def check_quantized_share(
     )
 
 
-def build_low_quantized_share_notes(
+def build_unquantized_weight_notes(
     label: str, share: QuantizedShare, unquantized_matrices: Mapping[str, int]
 ) -> list[Note]:
     """Return a note if a large part of the model stays unquantized."""

@@ -107,7 +107,7 @@ class SequenceStates:
                 tensor[slot] = source[at]
 
     @contextmanager
-    def track_forward_pass(
+    def track_states_in_forward_pass(
         self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoding: bool = False
     ) -> Iterator[None]:
         """Context manager for a forward pass over counts[i] tokens of the sequence in slots[i].
@@ -136,7 +136,7 @@ class SequenceStates:
     def replace_recurrent_layers(self, mixers: Mapping[nn.Module, Mixer]) -> Iterator[None]:
         """Context manager that replaces a model's recurrent layers by mixers."""
         if self.segments is None:
-            raise RuntimeError("recurrent states need the context track_forward_pass")
+            raise RuntimeError("recurrent states need the context track_states_in_forward_pass")
         before = {module: vars(module).get("forward") for module in mixers}
         try:
             for (module, mixer), states in zip(mixers.items(), self.layers, strict=True):

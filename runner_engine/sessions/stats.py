@@ -132,7 +132,7 @@ class EngineStats:
         return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
-    def process_metrics(self) -> dict[str, float]:
+    def multiprocess_engine_metrics(self) -> dict[str, float]:
         """Metrics of an engine that has several processes.
 
         Empty for a single process.

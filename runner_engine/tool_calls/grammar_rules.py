@@ -54,7 +54,7 @@ def get_arguments_schema(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return whole
 
 
-def build_call_object_rule(schemas: Schemas, arguments_key: str = "arguments") -> str:
+def build_json_tool_call_rule(schemas: Schemas, arguments_key: str = "arguments") -> str:
     """Return the grammar rule `call`, which matches a JSON object with a function's name and arguments."""
     begins = [f'{{"name": {json.dumps(schema["name"])}, "{arguments_key}": ' for schema in schemas]
     arguments = [build_json_rule(get_arguments_schema(schema)) for schema in schemas]

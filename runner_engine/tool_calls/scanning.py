@@ -49,7 +49,7 @@ def read_blocks_and_outside_text(
     return around.strip()
 
 
-def count_characters_before_markers(text: str, *markers: str) -> int:
+def count_characters_before_first_marker(text: str, *markers: str) -> int:
     """Return the number of characters before the first complete or partial marker."""
     found = [at for mark in markers if (at := text.find(mark)) >= 0]
     partial = (

@@ -15,7 +15,7 @@ from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve_job
 from runner.estimates.jobs import JobEstimate, estimate_memory_and_time
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.render import format_time_and_source
+from runner.estimates.render import format_estimated_time_and_source
 from runner.estimates.speed import EstimateBasis
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import format_duration
@@ -78,10 +78,10 @@ def test_the_time_is_a_range_from_all_guesses_right_to_none(planned: Callable[..
     assert low < off_low, "four tokens a pass"
     assert high > off_high, "one token a pass, which reads four"
     least, most = found["ngram"].time.ends
-    assert format_time_and_source(found["ngram"].time)[0] == (
+    assert format_estimated_time_and_source(found["ngram"].time)[0] == (
         f"{format_duration(least.seconds)} – {format_duration(most.seconds)} ± {most.spread:.0%}"
     ), "the two ends of the note, each with the error of the speed"
-    assert format_time_and_source(found["off"].time)[0].startswith("≤ ")
+    assert format_estimated_time_and_source(found["off"].time)[0].startswith("≤ ")
     assert ends(found["draft"])[1] > high, "the draft's passes take time, too"
     assert found["off"].time is not None
     assert found["off"].time.notes == []

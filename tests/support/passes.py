@@ -155,7 +155,7 @@ def as_stored(
     """Return what keys and values [KVH, L, D] of a layer are when they have been stored and are
     read, in float32."""
     numbers = []
-    for of, given in zip(heads.get_layer_formats(layer), (keys, values), strict=True):
+    for of, given in zip(heads.get_layer_kv_formats(layer), (keys, values), strict=True):
         stored = of.decode_kv(
             of.encode_kv(heads.apply_hadamard_rotation_if_enabled(given)), heads.dim, torch.float32
         )

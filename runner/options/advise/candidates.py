@@ -13,13 +13,13 @@ from runner.config.root import RunnerConfig
 from runner.estimates.amounts import estimate_requested_completions
 from runner.estimates.fit import PROCESS_MIB, MemoryFit, get_free_mib_by_device, predict_memory_fit
 from runner.estimates.jobs import (
+    estimate_job_time_with_speculation,
     estimate_memory_and_time,
     estimate_rough_speed,
-    estimate_speculative_time,
     resolve_job_without_download,
 )
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.speculation_time import disable_speculation, estimate_speculative_passes
+from runner.estimates.speculation_time import disable_speculation, estimate_speculative_forward_passes
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.machines import Machine
@@ -205,7 +205,7 @@ def evaluate_candidates(
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
-            for config in _find_configs_with_applicable_measurements(candidates[number], asked):
+            for config in _find_configs_measured_like_candidate(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate_time_from_records(
                     config
                 )
@@ -264,7 +264,7 @@ def _choose_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: di
             return
 
 
-def _find_configs_with_applicable_measurements(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
+def _find_configs_measured_like_candidate(candidate: Candidate, job: ResolvedJob) -> list[RunnerConfig]:
     """Return the configs whose recorded measurements also apply to this candidate.
 
     They are the candidate's own config, and the config with automatic batch size if its batch is
@@ -285,14 +285,14 @@ def _find_configs_with_applicable_measurements(candidate: Candidate, job: Resolv
 
 def _estimate_time(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    config, rates, job_fit = candidate.config, machine.achieved_rates, candidate.fit
+    config, rates, job_fit = candidate.config, machine.achieved_bandwidth_and_matmul_rate, candidate.fit
     job = resolved.copy_with_changed_config_groups(generation=config.generation)
     alone = disable_speculation(job)
     if alone is not job:
         job_fit = predict_memory_fit(alone, job_fit.free_mib, should_find_fix=False) or job_fit
     speed = estimate_rough_speed(alone, job_fit, rates)
-    passes = estimate_speculative_passes(config.generation, candidate.fit.predicted, speed, rates)
-    return estimate_speculative_time(config, passes, speed, candidate.batch_size)
+    passes = estimate_speculative_forward_passes(config.generation, candidate.fit.predicted, speed, rates)
+    return estimate_job_time_with_speculation(config, passes, speed, candidate.batch_size)
 
 
 def list_models_with_fewer_parameters(candidate: Candidate) -> list[str]:

@@ -105,7 +105,7 @@ def assign_largest_fitting_formats_greedily(layers: OptionsPerLayer, max_nbytes:
     return tuple(choice)
 
 
-def find_choices_with_swapped_formats(
+def find_best_layer_format_swaps(
     layers: OptionsPerLayer, choice: FormatChoice, max_nbytes: int, max_choices: int
 ) -> list[FormatChoice]:
     """Return variants of a format choice in which two equally large layers swap their formats, lowest loss

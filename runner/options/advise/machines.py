@@ -52,7 +52,7 @@ class Machine:
         return 1024 * (self.gpu_memory_gib or self.memory_gib)
 
     @property
-    def achieved_rates(self) -> MachineRates:
+    def achieved_bandwidth_and_matmul_rate(self) -> MachineRates:
         """Memory bandwidth and matmul rate that unquantized models achieve on this machine."""
         on_gpu = self.device == "cuda"
         bandwidth_gb_s = self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s

@@ -203,9 +203,7 @@ def _list_choices_to_test(
     ]
     ways += [
         ("neighbour", neighbour)
-        for neighbour in knapsack.find_choices_with_swapped_formats(
-            options, best_choice, max_nbytes, NEIGHBOURS
-        )
+        for neighbour in knapsack.find_best_layer_format_swaps(options, best_choice, max_nbytes, NEIGHBOURS)
     ]
     found: dict[FormatChoice, TestedChoice] = {}
     for name, choice in ways:

@@ -158,15 +158,15 @@ class Graph:
         It has the edges that pruning has left. Without pruning it has the edges with probability ≥
         ½. Where edges would form a cycle, the likelier one is used.
         """
-        spatial = select_acyclic_edges(self.num_agents, self._rank_likely_edges("spatial"))
-        temporal = self._rank_likely_edges("temporal") if round_index > 0 else []
+        spatial = select_acyclic_edges(self.num_agents, self._sort_likely_edges_by_logit("spatial"))
+        temporal = self._sort_likely_edges_by_logit("temporal") if round_index > 0 else []
         return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
     def is_pruned(self, edge_kind: Kind) -> bool:
         edges = self.edges_by_kind[edge_kind]
         return bool((edges.allowed & ~edges.live).any())
 
-    def _rank_likely_edges(self, kind: Kind) -> list[Edge]:
+    def _sort_likely_edges_by_logit(self, kind: Kind) -> list[Edge]:
         edges = self.edges_by_kind[kind]
         if not edges.optimized:
             return edges.list_live()

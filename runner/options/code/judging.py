@@ -62,7 +62,7 @@ class CodeJudge(AbstractContextManager["CodeJudge"]):
             except BaseException as error:  # noqa: BLE001 - the caller of result() gets it
                 judged.set_exception(error)
 
-        def count_ended(_: object) -> None:
+        def finish_after_last_program(_: object) -> None:
             nonlocal remaining
             with lock:
                 remaining -= 1
@@ -71,7 +71,7 @@ class CodeJudge(AbstractContextManager["CodeJudge"]):
                 finish()
 
         for each in left:
-            each.add_done_callback(count_ended)
+            each.add_done_callback(finish_after_last_program)
         if not left:
             finish()
         return judged
@@ -99,10 +99,10 @@ class CodeJudge(AbstractContextManager["CodeJudge"]):
             return None
         if len(sample.answers) != self.num_samples:
             return note("other_count", answers=len(sample.answers), wanted=self.num_samples)
-        is_same = all(self._is_judged_the_same(answer, sample.index) for answer in sample.answers)
+        is_same = all(self._is_recorded_judgment_unchanged(answer, sample.index) for answer in sample.answers)
         return None if is_same else note("judged_differently")
 
-    def _is_judged_the_same(self, answer: Answer, index: int) -> bool:
+    def _is_recorded_judgment_unchanged(self, answer: Answer, index: int) -> bool:
         recorded = answer.extracted or {}
         program = extract_program(_get_response(answer), self.problems[index])
         outcome = recorded.get(OUTCOME)

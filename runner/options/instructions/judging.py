@@ -28,7 +28,7 @@ class FollowedInstructions:
 
 def check_response(response: str, prompt: InstructionPrompt) -> FollowedInstructions:
     strict = tuple(instruction.is_followed(response) for instruction in prompt.instructions)
-    variants = [*dict.fromkeys(_iter_variants(response))]
+    variants = [*dict.fromkeys(_iterate_loose_response_variants(response))]
     loose = tuple(
         is_strict or any(instruction.is_followed(variant) for variant in variants)
         for instruction, is_strict in zip(prompt.instructions, strict, strict=True)
@@ -36,7 +36,7 @@ def check_response(response: str, prompt: InstructionPrompt) -> FollowedInstruct
     return FollowedInstructions(strict, loose)
 
 
-def _iter_variants(response: str) -> Iterator[str]:
+def _iterate_loose_response_variants(response: str) -> Iterator[str]:
     """Yield the response without its first line, its last line or its asterisks, as IFEval's loose check does."""
     lines = response.split("\n")
     parts = (lines, lines[1:], lines[:-1], lines[1:-1])

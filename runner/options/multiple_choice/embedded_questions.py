@@ -14,7 +14,7 @@ NUM_CHOICES = 4
 ERRORS = (-20, -10, -3, -2, -1, 1, 2, 3, 10, 20)  # by which the results of wrong choices differ
 
 
-def generate_records(split: str, count: int) -> Iterator[dict[str, Any]]:
+def generate_multiple_choice_records(split: str, count: int) -> Iterator[dict[str, Any]]:
     """Yield the first questions of a split. The levels alternate."""
     names = [each.value for each in Split]
     if split not in names:

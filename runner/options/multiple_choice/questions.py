@@ -15,7 +15,7 @@ from runner.datasets.items import QuestionSource, iter_question_rows, parse_json
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.questions import reject_large_embedded_count
 from runner.datasets.row_layouts import RowKeys
-from runner.options.multiple_choice.embedded_questions import generate_records
+from runner.options.multiple_choice.embedded_questions import generate_multiple_choice_records
 from runner.options.multiple_choice.formats import (
     PLAIN,
     YAML_SUFFIXES,
@@ -108,7 +108,7 @@ def _iter_choice_records(
         reject_large_embedded_count(EMBEDDED, "task.limit", selection.limit, selection.limit)
         rows: Any = (
             (f"embedded question {number}", row)
-            for number, row in enumerate(generate_records(source.split, selection.limit))
+            for number, row in enumerate(generate_multiple_choice_records(source.split, selection.limit))
         )
     else:
         rows = iter_question_rows(source, lambda names: names)
@@ -150,7 +150,7 @@ def _load_examples(
     limit = task.shots if source.data == EMBEDDED and task.shots_data is None else None
     pool = [record for _, record in _iter_choice_records(pool_source, QuestionSelection(limit), form)]
     if form.shots_order == "first":
-        return [_take_first(pool, record.subject, task.shots) for _, record in records]
+        return [_take_first_examples_of_subject(pool, record.subject, task.shots) for _, record in records]
     if len(pool) < task.shots:
         raise _make_too_few_examples_error(task.shots, len(pool))
     last = max(position for position, _ in records)
@@ -167,7 +167,9 @@ def _load_examples(
     ]
 
 
-def _take_first(pool: Sequence[ChoiceRecord], subject: str | None, count: int) -> Sequence[ChoiceRecord]:
+def _take_first_examples_of_subject(
+    pool: Sequence[ChoiceRecord], subject: str | None, count: int
+) -> Sequence[ChoiceRecord]:
     found = [record for record in pool if record.subject == subject][:count]
     if len(found) < count:
         raise _make_too_few_examples_error(count, len(found), subject)
@@ -198,7 +200,7 @@ def hash_choice_questions(questions: Sequence[ChoiceQuestion]) -> str:
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False).encode()).hexdigest()
 
 
-def hash_format(form: ChoiceFormat, keys: Mapping[str, Any]) -> str:
+def hash_prompt_format(form: ChoiceFormat, keys: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what decides about the prompts besides the records."""
     plain = [[form.question, form.prompt, form.continuation, form.description, form.shots_order], dict(keys)]
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from runner.options.multiple_choice.keys import ChoiceMetric, ClusterKey, Multip
 from runner.options.multiple_choice.questions import (
     ChoiceQuestion,
     hash_choice_questions,
-    hash_format,
+    hash_prompt_format,
     load_choice_questions,
 )
 from runner.options.multiple_choice.render.titles import (
@@ -85,7 +85,7 @@ def prepare(config: RunnerConfig) -> MultipleChoiceInputs:
     questions = loaded.questions
     hashes = {
         "data": hash_choice_questions(questions),
-        "format": hash_format(loaded.form, {"shots": task.shots}),
+        "format": hash_prompt_format(loaded.form, {"shots": task.shots}),
     }
     if task.cluster is ClusterKey.subject:
         hashes |= hash_cluster_names([question.subject for question in questions])

@@ -15,7 +15,7 @@ from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.manifest import MANIFEST, UNFINISHED, partition_file_name
 from runner.options.parts.sharding.partition_file import INLINE, Partition, PartitionLayer
 from runner.options.parts.sharding.restored_files import tensor_sort_key
-from runner.options.parts.sharding.split_writer import FileTarget, make_copy_target
+from runner.options.parts.sharding.split_writer import FileTarget, build_copied_file_target
 from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import ConfigError, DataError
 from runner_engine import TensorLocation
@@ -105,7 +105,7 @@ class JsonSplitConverter:
     def list_output_files(self) -> list[FileTarget]:
         """Return the output files: the safetensors file, and copies of the split's other files."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
-        beside = [make_copy_target(path, path.name) for path in _list_non_weight_files(self.folder)]
+        beside = [build_copied_file_target(path, path.name) for path in _list_non_weight_files(self.folder)]
         return [*beside, FileTarget(SINGLE, nbytes, self.iterate_safetensors_chunks, tensors=self.tensors)]
 
     def iterate_safetensors_chunks(self, report_progress: ProgressCallback) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ def _fetch_or_reuse_served_model(model: ApiConfig) -> ServedModel:
     return _reports[key][1]
 
 
-def resolve_auto_api_extensions(model: T) -> T:
+def resolve_api_extensions_if_auto(model: T) -> T:
     """Resolve extensions=auto to the API extensions that the server reports.
 
     If the server is unreachable, uses its last report.
@@ -123,7 +123,7 @@ def fingerprint_model(model: ApiConfig, cache_folder: Path) -> dict[str, str]:
 
 def check_generation_settings(model: ApiConfig, generation: GenerationConfig) -> None:
     """Raise ConfigError for generation settings that the server's API does not accept."""
-    resolve_auto_api_extensions(model).check_sampling_fields("generation", generation)
+    resolve_api_extensions_if_auto(model).check_sampling_fields("generation", generation)
 
 
 def get_server_capabilities(model: ApiConfig) -> frozenset[Capability]:
@@ -154,7 +154,7 @@ class Api(ModelKind):
         assert isinstance(resolved.config.model, ApiConfig)
         check_generation_settings(resolved.config.model, resolved.config.generation)
         if getattr(resolved.config.task, "reference", None) is not None:
-            with ServerPool(resolve_auto_api_extensions(resolved.config.model)) as servers:
+            with ServerPool(resolve_api_extensions_if_auto(resolved.config.model)) as servers:
                 servers.check_token_scoring()
         return []
 
@@ -174,7 +174,7 @@ class Api(ModelKind):
         connection.
         """
         assert isinstance(resolved.config.model, ApiConfig)
-        model = resolve_auto_api_extensions(resolved.config.model)
+        model = resolve_api_extensions_if_auto(resolved.config.model)
 
         def decode(ids: Sequence[int]) -> str:
             with ServerPool(model) as servers:
@@ -193,7 +193,7 @@ class Api(ModelKind):
         self, resolved: ResolvedJob, bases: BaseModelCache | None = None, folder: Path | None = None
     ) -> Engine:
         assert isinstance(resolved.config.model, ApiConfig)
-        model = resolve_auto_api_extensions(resolved.config.model)
+        model = resolve_api_extensions_if_auto(resolved.config.model)
         is_recorded = folder is not None and import_task_module(resolved.config).FROM_LEDGER
         return ApiEngine(
             resolved.config, model, get_server_capabilities(model), folder if is_recorded else None

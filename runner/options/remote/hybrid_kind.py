@@ -89,7 +89,7 @@ class Hybrid(ModelKind):
         """Return an engine that combines both models. A draft model that fails its check is left out."""
         kind, alone = make_draft_model_job(resolved)
         keys = as_hybrid_config(resolved.config)
-        teacher = api.resolve_auto_api_extensions(keys.teacher)
+        teacher = api.resolve_api_extensions_if_auto(keys.teacher)
         remote = ApiEngine(resolved.config, teacher, api.get_server_capabilities(teacher))
         try:
             kind.check_job(alone)

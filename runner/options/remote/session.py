@@ -77,7 +77,7 @@ class RemoteRequest:
         """Whether every choice of the answer is complete."""
         return bool(self.reasons) and None not in self.reasons
 
-    def add_chunk(self, chunk: Any) -> list[Delta]:
+    def add_server_stream_chunk(self, chunk: Any) -> list[Delta]:
         """Add a chunk of the server's stream and return the new deltas. The caller treats any exception
         as a malformed chunk.
         """
@@ -101,7 +101,7 @@ class RemoteRequest:
                 final += self.thinking[number].flush()
                 self.texts[number].flush()
             if self.request.deltas:
-                deltas += self._make_deltas(number, final)
+                deltas += self._build_unsent_text_deltas(number, final)
         if (counts := parse_token_usage(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
@@ -111,7 +111,7 @@ class RemoteRequest:
             raise RequestFault("the answer exceeds its token limit", "sent an endless answer")
         return deltas
 
-    def _make_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
+    def _build_unsent_text_deltas(self, choice: int, separate_thinking: str) -> list[Delta]:
         """Return the text of a choice that was not yet sent, as deltas without thinking tags."""
         found = (
             [Delta(self.request.id, choice, separate_thinking, thinking=True)] if separate_thinking else []
@@ -307,7 +307,7 @@ class ApiSession(Session):
                         )
                     server.has_streamed = True
                     async for chunk in stream:
-                        deltas = request.add_chunk(chunk)
+                        deltas = request.add_server_stream_chunk(chunk)
                         if request.first_token_s:
                             deadline.reschedule(began + model.request_timeout_s)
                         if deltas:

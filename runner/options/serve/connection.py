@@ -50,7 +50,7 @@ class LimitedConnection(H11Protocol):
             for connection in self.connections
             if connection is not self and not connection.transport.is_closing()
         ]
-        refusal = self.limits.check_connections(len(others))
+        refusal = self.limits.check_connection_limit(len(others))
         if refusal is not None:
             waiting = [other for other in others if isinstance(other, LimitedConnection) and other.is_idle]
             if not waiting:

@@ -1,7 +1,7 @@
 """Enforces a server's limits, builds the error responses, and describes the limits in /openapi.json.
 
 A new limit is a key in keys.py and code here, unless it needs a new call site. Callers, in
-the order of a request: connection (`check_connections`), guard before and while a body
+the order of a request: connection (`check_connection_limit`), guard before and while a body
 arrives (`check_content_length`, `check_body_size`), parser before values are read
 (`check_request_list_lengths`) and per prompt (`check_requested_new_tokens`, `check_thinking_budget`), gateway
 before completions begin (`require_free_completion_slots`, `check_prompt`). /metrics counts error responses by
@@ -38,7 +38,7 @@ class ServerLimits:
 
     # ---------------------------------------------------------------------------------- connections
 
-    def check_connections(self, num_other_connections: int) -> Refusal | None:
+    def check_connection_limit(self, num_other_connections: int) -> Refusal | None:
         most = self.task.max_connections
         if num_other_connections < most:
             return None

@@ -163,7 +163,7 @@ def run(inputs: ServeInputs, context: TaskContext) -> Result:
         "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.job_metrics(stats) | stats.process_metrics
+    metrics |= report.metrics | server.counters.job_metrics(stats) | stats.multiprocess_engine_metrics
     facts = report.facts | {
         "measured": contention.describe_competing_load(),
         "machine": machine.describe_hardware(),

@@ -189,7 +189,7 @@ def generate_and_judge(inputs: Gsm8kInputs, context: TaskContext) -> Result:
     )
     if any(judged.sample.num_cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
-        finishing = FinishingCurve.estimate_from_lengths(
+        finishing = FinishingCurve.estimate_from_answer_lengths(
             measure_answer_lengths(
                 (answer for judged in counted for answer in judged.sample.answers), has_budget
             )

@@ -73,7 +73,7 @@ def require_continuations(task: LikelihoodConfig, continuations: Sequence[Contin
     if task.context_lengths and not continuations:
         raise ConfigError(
             (
-                f"all documents of task.data={task.data} are shorter than {task.max_piece_tokens:,} "
+                f"all documents of task.data={task.data} are shorter than {task.max_tokens_per_pass:,} "
                 "tokens. Give shorter context lengths"
             ),
             key="task.context_lengths",
@@ -89,7 +89,7 @@ def build_short_document_notes(
     missing = [unit for unit in range(len(items)) if unit not in units]
     if not task.context_lengths or not missing:
         return []
-    return [note("texts_too_short", texts=missing, total=len(items), tokens=task.max_piece_tokens)]
+    return [note("texts_too_short", texts=missing, total=len(items), tokens=task.max_tokens_per_pass)]
 
 
 def context_notes(task: LikelihoodConfig) -> list[Note]:

@@ -126,7 +126,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check_value(self.only is None, "task.only", self.only, need, code="conflict")
 
     @property
-    def max_piece_tokens(self) -> int:
+    def max_tokens_per_pass(self) -> int:
         """The largest number of tokens that the model reads in one pass."""
         if self.answer_tokens:
             return max(self.answer_tokens)
@@ -148,8 +148,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         _, prompt_tokens, _ = super().workload(generation, batch_size)
         longest = None if self.text_bytes is None else max(self.text_bytes, default=0)
         if self.answer_tokens:
-            longest = self.max_piece_tokens
-        window = self.max_piece_tokens if longest is None else min(self.max_piece_tokens, longest)
+            longest = self.max_tokens_per_pass
+        window = self.max_tokens_per_pass if longest is None else min(self.max_tokens_per_pass, longest)
         return generation.batch_size or batch_size, max(prompt_tokens, window), 1
 
     def list_requested_completions(

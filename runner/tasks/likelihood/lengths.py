@@ -29,12 +29,12 @@ def check_longest_window_fits_context(
     """
     # it stands before each context, and is none of a window's tokens
     special = SPECIAL if task.context_lengths else 0
-    if min(longest_tokens, task.max_piece_tokens + special) - 1 <= max_tokens:
+    if min(longest_tokens, task.max_tokens_per_pass + special) - 1 <= max_tokens:
         return
     if task.context_lengths:
         value = f"[{','.join(task.context_lengths)}] with task.last_tokens={task.last_tokens}"
         need = (
-            f"the contexts need {task.max_piece_tokens:,} tokens, but the model's limit is "
+            f"the contexts need {task.max_tokens_per_pass:,} tokens, but the model's limit is "
             f"{max_tokens:.0f}. Give shorter contexts"
         )
         raise ConfigError(f"{need}{hint}", key="task.context_lengths", value=value, code="too_large")
@@ -50,13 +50,13 @@ def check_windows_fit_before_load(
     The longest window is stored in the task config, so that memory is predicted for it.
     """
     room = get_model_kind(resolved.config.model).positions(resolved).room
-    if task.max_piece_tokens + SPECIAL - 1 <= room:
+    if task.max_tokens_per_pass + SPECIAL - 1 <= room:
         return []  # however long the texts are
     longest = count_longest_document_tokens(documents, resolved, room)
     if longest is not None:
         check_longest_window_fits_context(task, longest, room, exceed_context_hint(resolved))
         return []
-    if task.max_piece_tokens - 1 <= room:
+    if task.max_tokens_per_pass - 1 <= room:
         return []
     key = (
         f"task.context_lengths=[{','.join(task.context_lengths)}]"

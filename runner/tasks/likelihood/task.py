@@ -166,7 +166,7 @@ def run(inputs: LikelihoodInputs, context: TaskContext) -> Result:
     prompts.reject_answers_inside_thinking(task, inputs.given, context.resolved)
     context_length.print_notes_early(
         context_length.build_document_rope_scaling_notes(
-            context.resolved, inputs.given, task.max_piece_tokens
+            context.resolved, inputs.given, task.max_tokens_per_pass
         )
     )
     folder = context.recorder.folder
@@ -231,7 +231,7 @@ def render_shown_prompts(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str
 def preview(inputs: LikelihoodInputs, resolved: ResolvedJob) -> str:
     """Return the notes on reference and RoPE scaling for plan=true."""
     lines = context_length.build_document_rope_scaling_notes(
-        resolved, inputs.given, inputs.task.max_piece_tokens
+        resolved, inputs.given, inputs.task.max_tokens_per_pass
     )
     if inputs.second is not None:
         lines.append(note("reference_beside", named_as=inputs.task.reference))

@@ -144,7 +144,7 @@ def run(inputs: SweepInputs, context: TaskContext) -> Result:
     }
     result.metrics |= (
         engine.stats.compute_peak_memory_metrics(report.metrics.get("weight_mib"))
-        | engine.stats.process_metrics
+        | engine.stats.multiprocess_engine_metrics
     )
     if limits.best_hardware_rates is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best_hardware_rates.matrix_gflop_per_s

@@ -129,8 +129,8 @@ def _format_kl_growth_finding(row: TableRow, growth: Growth) -> str:
     first = growth.first_position
     if first is None:
         has_some = any(decision.finding is Finding.worse for decision in decisions.values())
-        where = "in some bins, but not up to the last one" if has_some else "at no later position"
-        return f"KL is shown to be larger than at the start {where} (tested up to tokens {last})"
+        where = "in some ranges of positions, but not in the last one" if has_some else "at no later position"
+        return f"KL is significantly larger than at the start {where} (last range tested: tokens {last})"
     start_kl, end_kl = (_read_kl(row, position) for position in (0, max(decisions)))
     text = f"from generated token {first:,} on, KL is larger than at the start"
     return f"{text} ({end_kl:.3g} nats/token at tokens {last}, {start_kl:.3g} at the first {FIRST_TOKENS[1]})"

@@ -54,7 +54,7 @@ def compare_degeneration_with_baselines(table: Table, reader: Reader) -> None:
         )
 
 
-def find_loop_starts(table: Table, reader: Reader) -> None:
+def find_loop_starts_in_answers(table: Table, reader: Reader) -> None:
     """Find where the loops of all answers start. Does nothing if no run has loops."""
     runs = [row.run for row in table.rows if not row.run.over_seeds]
     if any(run.metrics.get(LOOPS) or run.number == DEGENERATE for run in runs):

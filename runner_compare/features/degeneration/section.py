@@ -8,7 +8,7 @@ from runner_base import Column, Picture
 from runner_compare.features.degeneration.compute import (
     TableDegeneration,
     compare_degeneration_with_baselines,
-    find_loop_starts,
+    find_loop_starts_in_answers,
 )
 from runner_compare.features.degeneration.render.pictures import create_repetition_loop_pictures
 from runner_compare.features.degeneration.render.sentences import (
@@ -26,7 +26,7 @@ class DegenerationSection(Section):
 
     def compute(self, table: Table, reader: Reader) -> None:
         compare_degeneration_with_baselines(table, reader)
-        find_loop_starts(table, reader)
+        find_loop_starts_in_answers(table, reader)
 
     def columns(self, table: Table) -> dict[ColumnSlot, list[Column]]:
         column = build_median_loop_start_column(table)

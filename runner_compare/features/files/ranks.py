@@ -72,7 +72,7 @@ class FileTable:
             None,
         )
 
-    def find_decode_speed_metric_by_batch_size(self) -> dict[int, str]:
+    def find_decode_speed_metrics(self) -> dict[int, str]:
         """Return the name of the decoding-speed metric for each batch size, for the shortest prompts."""
         found: dict[int, str] = {}
         for name in sorted(
@@ -213,7 +213,7 @@ class FrontAxis:
     is_higher_better: bool
     tolerance: float
 
-    def compute_relative_gain(self, file: FileRow, other_file: FileRow) -> float:
+    def compute_relative_metric_gain(self, file: FileRow, other_file: FileRow) -> float:
         """Return by which fraction one file is better than another in this metric.
 
         The result is negative if the file is worse, and 0 within noise.
@@ -232,7 +232,7 @@ def _choose_pareto_axes(table: FileTable) -> list[FrontAxis]:
     axes = [FrontAxis(name, kind, False, SIZES[name]) for name, kind in kinds.items()]
     if table.tolerance is None:
         return axes
-    speeds = table.find_decode_speed_metric_by_batch_size().values()
+    speeds = table.find_decode_speed_metrics().values()
     return axes + [FrontAxis(name, JobKind.speed, True, table.tolerance) for name in speeds]
 
 
@@ -256,7 +256,7 @@ def _mark_pareto_front(
     ]
 
     def is_dominating(file_index: int, other_index: int) -> bool:
-        gains = [axis.compute_relative_gain(files[file_index], files[other_index]) for axis in axes]
+        gains = [axis.compute_relative_metric_gain(files[file_index], files[other_index]) for axis in axes]
         if file_index == other_index or min(gains, default=0.0) < 0:
             return False
         is_smaller_or_faster = max(gains, default=0.0) > 0

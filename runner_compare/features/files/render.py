@@ -88,7 +88,7 @@ def build_file_columns(table: FileTable) -> list[Column]:
             columns.append(
                 Column(find_metric(metric).head, cells, True, drop_order, USES.get(metric, ColumnUse.more))
             )
-    for rows, metric in table.find_decode_speed_metric_by_batch_size().items():
+    for rows, metric in table.find_decode_speed_metrics().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
         columns.append(
             Column(
@@ -169,11 +169,7 @@ def format_file_legend(table: FileTable) -> str:
         if margin is None
         else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
     )
-    speed = (
-        ""
-        if table.tolerance is not None or not table.find_decode_speed_metric_by_batch_size()
-        else f" {NO_SPEED}."
-    )
+    speed = "" if table.tolerance is not None or not table.find_decode_speed_metrics() else f" {NO_SPEED}."
     counted = (
         "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
     )
@@ -193,7 +189,7 @@ def build_file_records(table: FileTable) -> list[dict[str, Any]]:
             },
             "decode_tok_per_s": {
                 str(rows): file.find_metric(name, JobKind.speed)
-                for rows, name in table.find_decode_speed_metric_by_batch_size().items()
+                for rows, name in table.find_decode_speed_metrics().items()
             },
             "accuracy": file.find_metric("accuracy", JobKind.accuracy),
             **{

@@ -19,7 +19,7 @@ from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.features.recall.render.pictures import build_recall_plot_data, create_job_recall_pictures
 from runner_compare.features.recall.render.recall_text import (
     build_effective_length_rows,
-    build_recall_by_depth_table_rows,
+    build_recall_by_depth_table,
     describe_effective_context_length,
     format_depth_recall_loss_sentences,
     format_effective_context_length_sentence,
@@ -60,7 +60,7 @@ class RecallCard:
             ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
             metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
             facts = {"effective_length": f"{describe_effective_context_length(found)}, {within}"}
-        tables = {BY_DEPTH: build_recall_by_depth_table_rows(findings)}
+        tables = {BY_DEPTH: build_recall_by_depth_table(findings)}
         if by_kind := build_effective_length_rows(findings):
             tables[format_effective_length_title(findings.margin, by_kind=True)] = by_kind
         return cls(

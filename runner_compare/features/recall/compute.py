@@ -127,10 +127,10 @@ class RecallFindings:
         """Range of depths with the lowest recall, for each text length."""
         from runner_compare.statistics.lost_depths import find_depths_with_recall_loss  # imports numpy
 
-        return find_depths_with_recall_loss(self.answers_at_single_depth, self.settings)
+        return find_depths_with_recall_loss(self.answers_with_single_needle_depth, self.settings)
 
     @property
-    def answers_at_single_depth(self) -> list[DepthAnswer]:
+    def answers_with_single_needle_depth(self) -> list[DepthAnswer]:
         """Answers to questions whose needle is at a single depth."""
         from runner_compare.statistics.lost_depths import DepthAnswer
 

@@ -253,7 +253,7 @@ def _compute_recovery_with_decision(
 
 def _count_cut_off_as(is_correct: bool) -> Callable[[Pairs], Pairs]:
     return lambda pairs: [
-        (outcome.count_cut_off_answers_as(is_correct), base.count_cut_off_answers_as(not is_correct))
+        (outcome.treat_cut_off_answers_as(is_correct), base.treat_cut_off_answers_as(not is_correct))
         for outcome, base in pairs
     ]
 

@@ -30,7 +30,7 @@ def row_engines(table: Table) -> list[str]:
     return [row.run.get_value(ENGINE) or A_SERVER for row in table.rows]
 
 
-def compute_all_costs_per_correct_answer(run: Run) -> dict[str, float]:
+def compute_costs_per_correct_answer(run: Run) -> dict[str, float]:
     metrics, by_answers = run.metrics, compute_usage_costs_per_correct_answer(run)
     costs = {
         "seconds": metrics.get("right_answer_s"),

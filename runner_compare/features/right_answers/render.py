@@ -7,7 +7,7 @@ from runner_compare.features.right_answers.compute import (
     COUNTED,
     SERVER,
     TableCostEstimates,
-    compute_all_costs_per_correct_answer,
+    compute_costs_per_correct_answer,
     row_engines,
 )
 from runner_compare.features.thinking.compute import count_correct_answers
@@ -30,7 +30,7 @@ LEGEND = (
 
 def build_cost_table_columns(table: Table) -> list[Column]:
     rows = table.rows
-    costs = [compute_all_costs_per_correct_answer(row.run) for row in rows]
+    costs = [compute_costs_per_correct_answer(row.run) for row in rows]
     estimates = [table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {}) for row in rows]
     shown, engines = build_row_name_columns(table), row_engines(table)
     if len(set(engines)) > 1:
@@ -50,7 +50,7 @@ def build_cost_table_columns(table: Table) -> list[Column]:
 
 def format_missing_cost_sentences(table: Table) -> list[str]:
     missing: dict[str, dict[str, list[str]]] = {}  # names of rows, by cost and reason
-    costs = [compute_all_costs_per_correct_answer(row.run) for row in table.rows]
+    costs = [compute_costs_per_correct_answer(row.run) for row in table.rows]
     for key in HEADS:
         for row, cost in zip(table.rows, costs, strict=True):
             if key not in cost:

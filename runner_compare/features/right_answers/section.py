@@ -7,7 +7,7 @@ from typing import Any
 from runner_base import Column
 from runner_compare.features.right_answers.compute import (
     TableCostEstimates,
-    compute_all_costs_per_correct_answer,
+    compute_costs_per_correct_answer,
     should_show_costs,
 )
 from runner_compare.features.right_answers.intervals import estimate_costs_per_correct_answer
@@ -30,9 +30,7 @@ class CorrectAnswerCosts(Section):
     def compute(self, table: Table, reader: Reader) -> None:
         for row in table.rows if should_show_costs(table) else ():
             table.get_section_data(TableCostEstimates).of_rows[row.run.run_id] = (
-                estimate_costs_per_correct_answer(
-                    row.run, reader, compute_all_costs_per_correct_answer(row.run)
-                )
+                estimate_costs_per_correct_answer(row.run, reader, compute_costs_per_correct_answer(row.run))
             )
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
@@ -55,7 +53,7 @@ class CorrectAnswerCosts(Section):
         energy = {key: metrics[key] for key in (*OF_JOBS, "energy_cost") if key in metrics}
         estimates = table.get_section_data(TableCostEstimates).of_rows.get(row.run.run_id, {})
         costs = (
-            build_cost_per_answer_record(compute_all_costs_per_correct_answer(row.run), estimates)
+            build_cost_per_answer_record(compute_costs_per_correct_answer(row.run), estimates)
             if should_show_costs(table)
             else {}
         )

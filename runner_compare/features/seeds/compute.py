@@ -86,7 +86,7 @@ def _combine_seed_runs(members: Sequence[Run], reader: Reader) -> Run:
     if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):
         at_worst, at_best = (
             [
-                [of_seed[question].count_cut_off_answers_as(right).accuracy for question in questions]
+                [of_seed[question].treat_cut_off_answers_as(right).accuracy for question in questions]
                 for of_seed in answers
             ]
             for right in (False, True)

@@ -15,14 +15,14 @@ from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
+    draw_accuracy_point_with_intervals,
+    draw_legend_and_number_runs,
     draw_pareto_front_and_grid,
-    draw_row_point,
     find_pareto_front,
     label_points,
     max_line_length,
     move_overlapping_labels_apart,
     wrap_row_names,
-    write_numbered_row_names,
 )
 from runner_compare.statistics.token_costs import Estimate, TokenCost
 
@@ -70,12 +70,14 @@ def draw_accuracy_over_tokens(table: Table, token_estimates: Mapping[str, Estima
         front = find_pareto_front([(x, y) for x, y, _ in points], x_direction=-1)
         for x, y, row in points:
             colour = FRONT if (x, y) in front else MUTED
-            draw_row_point(pane, x, y, row, token_estimates.get(row.run.run_id), colour, row.is_baseline)
+            draw_accuracy_point_with_intervals(
+                pane, x, y, row, token_estimates.get(row.run.run_id), colour, row.is_baseline
+            )
         keys = [key for key in table.keys if key not in panel_keys]
         names = wrap_row_names([row for *_, row in all_points if row.panel == panel], keys)
         # they would cover each other
         if len(points) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_row_names(pane, names)
+            names = draw_legend_and_number_runs(pane, names)
         labels.append(label_points(pane, points, names, front))
         draw_pareto_front_and_grid(pane, front)
         pane.set_title(escape_mathtext(", ".join(panel)), loc="left")

@@ -42,11 +42,11 @@ def convert_lm_eval_settings_to_params(results: Results, task: str) -> dict[str,
         **NO_CHOICE,
         **_build_model_params(parse_model_args(config.get("model_args")), backend, content),
     }
-    kind = (results.find_task_entry("configs", task) or {}).get("output_type", GENERATES)
+    kind = (results.find_task_entry_in_results("configs", task) or {}).get("output_type", GENERATES)
     if kind == GENERATES:
         generation = parse_model_args(config.get("gen_kwargs"))
         params |= {f"generation.{key}": to_param_text(value) for key, value in generation.items()}
-    shots = results.find_task_entry("n-shot", task)
+    shots = results.find_task_entry_in_results("n-shot", task)
     if shots is not None:
         params["task.shots"] = to_param_text(shots)
     for key, name in (("system_instruction_sha", "task.system"), ("chat_template_sha", "task.template")):

@@ -239,7 +239,7 @@ def _create_run(series: Series, params: dict[str, str], folder: str, table_name:
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
         task=task,
-        task_version=str(series.results.find_task_entry("versions", series.task)),
+        task_version=str(series.results.find_task_entry_in_results("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},
         metrics=compute_series_metrics(series),

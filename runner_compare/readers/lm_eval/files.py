@@ -94,7 +94,7 @@ class Results:
         """Names of the evaluated tasks, without task groups."""
         return list(self.content["configs"])
 
-    def find_task_entry(self, key: str, task: str) -> Any:
+    def find_task_entry_in_results(self, key: str, task: str) -> Any:
         """Return a task's entry in one top-level object of the results file, or None."""
         table = self.content.get(key)
         return table.get(task) if isinstance(table, dict) else None
@@ -104,7 +104,7 @@ class Results:
 
     def get_metrics_by_filter(self, task: str) -> dict[str, dict[str, float]]:
         by_filter: dict[str, dict[str, float]] = {}
-        for key, value in (self.find_task_entry("results", task) or {}).items():
+        for key, value in (self.find_task_entry_in_results("results", task) or {}).items():
             metric, comma, name = key.partition(",")
             if comma and not metric.endswith("_stderr"):
                 by_filter.setdefault(name, {})[metric] = value
@@ -112,7 +112,7 @@ class Results:
 
     def get_metric_direction(self, task: str, metric: str) -> BetterDirection:
         """Return whether higher or lower values of a metric are better, if lm-eval records this."""
-        is_higher = (self.find_task_entry("higher_is_better", task) or {}).get(metric)
+        is_higher = (self.find_task_entry_in_results("higher_is_better", task) or {}).get(metric)
         if is_higher is None:
             return BetterDirection.neither
         return BetterDirection.higher if is_higher else BetterDirection.lower
@@ -189,7 +189,7 @@ def read_documents(results: Results, task: str, cluster_field: str | None = None
                 key=f"{path}, line {number}",
                 code="damaged",
             )
-    expected = (results.find_task_entry("n-samples", task) or {}).get("effective")
+    expected = (results.find_task_entry_in_results("n-samples", task) or {}).get("effective")
     for name, documents in by_filter.items():
         if expected is not None and len(documents) < expected:
             counts = (

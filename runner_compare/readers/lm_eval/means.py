@@ -34,7 +34,7 @@ METRICS = {
 
 def find_metric_aggregation(results: Results, task: str, metric: str) -> str | None:
     """Return how lm-eval aggregated a metric over documents; None if the file does not record it."""
-    config = results.find_task_entry("configs", task) or {}
+    config = results.find_task_entry_in_results("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
         return AGGREGATIONS.get(metric) if metric in METRICS.get(str(config.get("output_type")), ()) else None

@@ -52,7 +52,7 @@ class Series:
 
     @property
     def is_log_likelihood(self) -> bool:
-        kind = (self.results.find_task_entry("configs", self.task) or {}).get("output_type")
+        kind = (self.results.find_task_entry_in_results("configs", self.task) or {}).get("output_type")
         return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
 
     @property

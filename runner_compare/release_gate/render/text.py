@@ -24,7 +24,7 @@ from runner_compare.render.effects import explain_impossible_verdict, format_eff
 from runner_compare.render.escaping import escape_markdown
 from runner_compare.render.labels import format_rounded_count
 from runner_compare.render.margins import format_margin, format_margin_verdict
-from runner_compare.render.quantities import ACCURACIES, find_quantity, format_more_data_hint
+from runner_compare.render.quantities import ACCURACIES, find_quantity, suggest_more_questions_or_clusters
 from runner_compare.statistics import ALPHA, Decision, MarginVerdict
 from runner_compare.statistics.run_ratios import compute_min_runs_per_job
 
@@ -198,7 +198,7 @@ def _describe_margin_check(check: Check) -> Iterator[str]:
         yield missing_runs
     elif why := explain_impossible_verdict(decision):
         yield why
-    elif hint := "" if check.further_questions else format_more_data_hint(decision):
+    elif hint := "" if check.further_questions else suggest_more_questions_or_clusters(decision):
         yield hint
 
 

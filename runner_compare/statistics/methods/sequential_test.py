@@ -24,7 +24,7 @@ class SequentialTest(Test):
     is_at_limit: bool = False  # all questions of the job were answered
 
     @cached_property
-    def early_stop_pairs(self) -> EarlyStopPairs:
+    def replayed_early_stop_test(self) -> EarlyStopPairs:
         pairs = EarlyStopPairs(comparison_level(self.early_stop_comparisons or 1), parts=self.parts)
         for is_right, is_baseline_right in self.pairs:
             pairs.add_pair(is_right, is_baseline_right)
@@ -33,15 +33,15 @@ class SequentialTest(Test):
         return pairs
 
     def compute_effect(self) -> Effect:
-        seen = self.early_stop_pairs.sequential
+        seen = self.replayed_early_stop_test.sequential
         baseline_correct = sum(is_baseline_right for _, is_baseline_right in self.pairs)
         counts = effect_verdict_counts(seen.wins, seen.losses, seen.ties, baseline_correct)
         return Effect(
             Method.sequential,
             "accuracy",
             seen.difference,
-            *self.early_stop_pairs.interval,
-            self.early_stop_pairs.p,
+            *self.replayed_early_stop_test.interval,
+            self.replayed_early_stop_test.p,
             seen.num_pairs,
             seen.num_pairs,
             counts | {"confidence": confidence_percent(self.early_stop_comparisons or 1)},
@@ -50,10 +50,10 @@ class SequentialTest(Test):
 
     def compute_interval_at_level(self, alpha: float) -> tuple[float, float]:
         """Return the interval of the test. `alpha` is ignored, because the level was fixed before the run."""
-        return self.early_stop_pairs.interval
+        return self.replayed_early_stop_test.interval
 
     def compute_p_value(self, null_value: float) -> float:
-        return self.early_stop_pairs.compute_p_value_against(null_value)
+        return self.replayed_early_stop_test.compute_p_value_against(null_value)
 
     def decide_side_of_null(self, null_value: float) -> Side:
-        return self.early_stop_pairs.decide_side_of_null(null_value)
+        return self.replayed_early_stop_test.decide_side_of_null(null_value)

@@ -46,13 +46,13 @@ class StudentTTest(Test):
 
     def compute_effect(self) -> Effect:
         if not self.has_enough_runs:
-            return self._compute_effect_of_repeats()
+            return self._compute_ratio_of_repeat_medians()
         low, high = self.run_ratio.compute_interval()
         return self._create_ratio_effect(
             Method.student_t, self.run_ratio.ratio, low, high, self.run_ratio.compute_p_value_against(1.0)
         )
 
-    def _compute_effect_of_repeats(self) -> Effect:
+    def _compute_ratio_of_repeat_medians(self) -> Effect:
         """Return the ratio of the medians of two runs, with the range of their repeats."""
         repeats, baseline = self.run.repeats, self.baseline.repeats
         low, high = min(repeats) / max(baseline), max(repeats) / min(baseline)

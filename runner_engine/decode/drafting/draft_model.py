@@ -83,7 +83,7 @@ class TokenDrafter:
             one.guess = []
         going = [one for one in self.rows if self._can_draft(one, limits[one.of])]
         if going:
-            self._prefill_drafts(going)
+            self._prefill_draft_sequences(going)
         while going:
             for one, token in zip(going, self._predict_next_tokens(going), strict=True):
                 one.guess.append(token)
@@ -173,7 +173,7 @@ class TokenDrafter:
 
     # --------------------------------------------------------------------------------------- passes
 
-    def _prefill_drafts(self, draft_sequences: Sequence[DraftSequence]) -> None:
+    def _prefill_draft_sequences(self, draft_sequences: Sequence[DraftSequence]) -> None:
         started, has_read = time.perf_counter(), False
         for one in draft_sequences:
             for prefix in one.row.kv.needed_prefixes:

@@ -43,7 +43,7 @@ def has_own_head_shape(attention: Any) -> bool:
     return computing_child_names(attention) in (READS_EARLIER, WITHOUT_VALUES, WITH_VALUES)
 
 
-def infer_head_shape_layout(
+def infer_head_shape_attention_layout(
     model: Any,
     attention: Any,
     kv_spec: KvCacheSpec,

@@ -19,7 +19,7 @@ from runner_engine.decode.layouts.attention_experts import (
     infer_expert_attention_layout,
 )
 from runner_engine.decode.layouts.attention_layout import AttentionLayout
-from runner_engine.decode.layouts.head_shapes import has_own_head_shape, infer_head_shape_layout
+from runner_engine.decode.layouts.head_shapes import has_own_head_shape, infer_head_shape_attention_layout
 from runner_engine.decode.layouts.joined_layers import JoinedLayer, join_blocks_into_layers
 from runner_engine.decode.layouts.latents import infer_latent_attention_layout, match_latent_attention_names
 from runner_engine.decode.layouts.mixtures import MixtureAndMlp, MixtureLayout, MixtureReader
@@ -283,7 +283,7 @@ def _infer_layer_layout(
         if match_latent_attention_names(attention) is not None:
             read = infer_latent_attention_layout
         elif has_own_head_shape(attention):
-            read = infer_head_shape_layout
+            read = infer_head_shape_attention_layout
         elif has_attention_experts(attention):
             read = infer_expert_attention_layout
         found = read(

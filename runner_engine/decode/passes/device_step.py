@@ -40,9 +40,9 @@ from runner_engine.attention.device_attention import (
 from runner_engine.attention.partial_attention import (
     Scaling,
     build_attention_sink_term,
+    expand_heads_to_kv_shape,
     merge_attention_by_log_sums,
     merge_groups_by_token,
-    pad_heads_to_kv_store_shape,
 )
 from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, round_up_batch_size
 from runner_engine.decode.passes.step_graphs import CudaGraphRecorder, Record, StepGraphs
@@ -84,7 +84,7 @@ class StepAttention:
         layer = heads.store_layer(layer)
         heads.check_layer(layer)
         query, key, value = map(
-            heads.apply_hadamard_rotation_if_enabled, pad_heads_to_kv_store_shape(heads, query, key, value)
+            heads.apply_hadamard_rotation_if_enabled, expand_heads_to_kv_shape(heads, query, key, value)
         )
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
         out, top = self._compute_attention_to_unshared_keys(layer, scaling, window, grouped, key, value)
@@ -315,7 +315,7 @@ class DeviceDecodeStep:
         attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks, common)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
-        return self.graphs.replay_cuda_graph_or_compute_logits(
+        return self.graphs.replay_graph_or_compute_logits(
             (count, places + common * self.heads.page),
             tokens,
             lambda: self._compute_logits(replace(attention)),

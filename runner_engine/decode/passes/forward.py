@@ -338,7 +338,7 @@ class Forward:
         """Context manager in which recurrent layers read and update the states of the given slots."""
         if kv_store.states is None:
             return nullcontext()
-        return kv_store.states.track_forward_pass(slots, starts, counts, is_decoding)
+        return kv_store.states.track_states_in_forward_pass(slots, starts, counts, is_decoding)
 
     def _select_adapters(
         self, adapter_names: Sequence[str | None], counts: Sequence[int]

@@ -81,7 +81,7 @@ class StepGraphs:
         self._made: set[Shape] = set()  # all shapes so far, those that were forgotten included
         self._occurred: Counter[Shape] = Counter()
 
-    def replay_cuda_graph_or_compute_logits(
+    def replay_graph_or_compute_logits(
         self, shape: Shape, tokens: torch.Tensor, compute_logits: LogitsFunction
     ) -> torch.Tensor:
         """Return the logits of a decoding step.

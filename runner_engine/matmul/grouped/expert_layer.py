@@ -17,7 +17,7 @@ from runner_engine.kernels.c_interface import WeightFormat
 from runner_engine.kernels.expert_structures import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
 from runner_engine.kernels.matrix_structures import Matrix
 from runner_engine.kernels.native import Kernels, get_tensor_address
-from runner_engine.matmul.activation_formats import get_activation_format
+from runner_engine.matmul.activation_formats import get_activation_quantization_parameters
 from runner_engine.matmul.grouped.gate_formulas import GateFormula
 from runner_engine.matmul.layer_weights import LayerWeights
 
@@ -192,7 +192,9 @@ def _check_same_activation_format(matrices: Sequence[Matrix], matrices_per_exper
     is_down = [number % matrices_per_expert == matrices_per_expert - 1 for number in range(len(matrices))]
     for kind in (True, False):
         formats = {
-            get_activation_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind
+            get_activation_quantization_parameters(one)
+            for one, down in zip(matrices, is_down, strict=True)
+            if down is kind
         }
         if len(formats) > 1 and any(WeightFormat(int(one[0])).has_int8_activations for one in formats):
             raise UnsupportedExperts(note("expert_rows_quantized_differently"))
@@ -202,7 +204,8 @@ def _check_same_activation_format(matrices: Sequence[Matrix], matrices_per_exper
         else ()
     )
     if any(
-        (*get_activation_format(gate), gate.block) != (*get_activation_format(up), up.block)
+        (*get_activation_quantization_parameters(gate), gate.block)
+        != (*get_activation_quantization_parameters(up), up.block)
         for gate, up in pairs
     ):
         raise UnsupportedExperts(note("gate_matrices_quantized_differently"))

@@ -41,7 +41,7 @@ def _compute_head_decay(module: Any, decay_inputs: Tensor) -> Tensor:
     return decay
 
 
-def _project_qwen3_5(module: Any, hidden_states: Tensor) -> Projected:
+def _project_qwen3_5_hidden_states(module: Any, hidden_states: Tensor) -> Projected:
     gate = module.in_proj_z(hidden_states).unflatten(-1, (-1, module.head_v_dim))
     decay = _compute_head_decay(module, module.in_proj_a(hidden_states))
     return Projected(
@@ -49,7 +49,7 @@ def _project_qwen3_5(module: Any, hidden_states: Tensor) -> Projected:
     )
 
 
-def _project_qwen3_next(module: Any, hidden_states: Tensor) -> Projected:
+def _project_qwen3_next_hidden_states(module: Any, hidden_states: Tensor) -> Projected:
     cut = module.fix_query_key_value_ordering(
         module.in_proj_qkvz(hidden_states)[None], module.in_proj_ba(hidden_states)[None]
     )
@@ -58,7 +58,7 @@ def _project_qwen3_next(module: Any, hidden_states: Tensor) -> Projected:
     return Projected(mixed, gate, beta.sigmoid(), _compute_head_decay(module, decay))
 
 
-def _project_olmo(module: Any, hidden_states: Tensor) -> Projected:
+def _project_olmo_hidden_states(module: Any, hidden_states: Tensor) -> Projected:
     mixed = torch.cat(
         (module.q_proj(hidden_states), module.k_proj(hidden_states), module.v_proj(hidden_states)), dim=-1
     )
@@ -67,7 +67,7 @@ def _project_olmo(module: Any, hidden_states: Tensor) -> Projected:
     return Projected(mixed, gate, beta, _compute_head_decay(module, module.a_proj(hidden_states)))
 
 
-def _project_kimi(module: Any, hidden_states: Tensor) -> Projected:
+def _project_kimi_hidden_states(module: Any, hidden_states: Tensor) -> Projected:
     mixed = torch.cat(
         (module.q_proj(hidden_states), module.k_proj(hidden_states), module.v_proj(hidden_states)), dim=-1
     )
@@ -83,12 +83,12 @@ def _project_kimi(module: Any, hidden_states: Tensor) -> Projected:
 
 
 PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
-    "Qwen3_5GatedDeltaNet": _project_qwen3_5,
-    "Qwen3_5MoeGatedDeltaNet": _project_qwen3_5,
-    "Qwen3NextGatedDeltaNet": _project_qwen3_next,
-    "OlmoHybridGatedDeltaNet": _project_olmo,
-    "KimiLinearDeltaAttention": _project_kimi,
-    "BailingHybridDeltaAttention": _project_kimi,
+    "Qwen3_5GatedDeltaNet": _project_qwen3_5_hidden_states,
+    "Qwen3_5MoeGatedDeltaNet": _project_qwen3_5_hidden_states,
+    "Qwen3NextGatedDeltaNet": _project_qwen3_next_hidden_states,
+    "OlmoHybridGatedDeltaNet": _project_olmo_hidden_states,
+    "KimiLinearDeltaAttention": _project_kimi_hidden_states,
+    "BailingHybridDeltaAttention": _project_kimi_hidden_states,
 }
 
 
@@ -108,7 +108,7 @@ class GatedDeltaNet(Mixer):
 
     def __init__(self, module: Any) -> None:
         self.module, self.project = module, PROJECTIONS[type(module).__name__]
-        is_kimi = self.project is _project_kimi
+        is_kimi = self.project is _project_kimi_hidden_states
         self.key_heads, self.heads = (
             (module.num_heads,) * 2 if is_kimi else (module.num_k_heads, module.num_v_heads)
         )

@@ -27,7 +27,7 @@ from runner_engine.tool_calls.grammar_rules import (
     quote_grammar_literal,
 )
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_markers,
+    count_characters_before_first_marker,
     read_blocks_and_outside_text,
     read_until_marker,
     skip_expected_marker,
@@ -76,7 +76,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_markers(answer, ALL, ALL_END, CALL, CALL_END)
+    return count_characters_before_first_marker(answer, ALL, ALL_END, CALL, CALL_END)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:

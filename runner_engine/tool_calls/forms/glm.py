@@ -27,7 +27,7 @@ from runner_engine.tool_calls.grammar_rules import (
 )
 from runner_engine.tool_calls.plain_values import format_plain_value, parse_plain_value
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_markers,
+    count_characters_before_first_marker,
     read_blocks_and_outside_text,
     read_until_marker,
     skip_expected_marker,
@@ -74,7 +74,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_markers(answer, OPENING, CLOSING)
+    return count_characters_before_first_marker(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

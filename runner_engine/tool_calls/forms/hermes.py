@@ -17,9 +17,9 @@ from runner_engine.tool_calls.calls import (
     parse_call_object,
     parse_json_at,
 )
-from runner_engine.tool_calls.grammar_rules import TEXT, build_call_object_rule, quote_grammar_literal
+from runner_engine.tool_calls.grammar_rules import TEXT, build_json_tool_call_rule, quote_grammar_literal
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_markers,
+    count_characters_before_first_marker,
     read_blocks_and_outside_text,
     skip_expected_marker,
 )
@@ -50,7 +50,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_markers(answer, OPENING, CLOSING)
+    return count_characters_before_first_marker(answer, OPENING, CLOSING)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
@@ -61,4 +61,4 @@ calls: tagged {more}
 answer: {TEXT} | to_opening body {more}
 tagged: opening body
 body: "\\n" call "\\n" closing
-{build_call_object_rule(schemas)}"""
+{build_json_tool_call_rule(schemas)}"""

@@ -16,7 +16,7 @@ from runner_engine.tool_calls.calls import (
     parse_call_object,
     parse_single_json_value,
 )
-from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule
+from runner_engine.tool_calls.grammar_rules import NO_JSON, build_json_tool_call_rule
 from runner_engine.tool_calls.scanning import count_characters_unless_marker_begins
 
 MARKS: tuple[tuple[str, ...], ...] = ()
@@ -48,4 +48,4 @@ def count_plain_prefix(answer: str) -> int:
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     many = 'call | "[" call (", " call)* "]"' if allow_multiple else "call"
-    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{build_call_object_rule(schemas)}'
+    return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{build_json_tool_call_rule(schemas)}'

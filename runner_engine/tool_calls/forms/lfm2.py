@@ -12,7 +12,7 @@ from runner_engine.tool_calls.forms import pythonic
 from runner_engine.tool_calls.grammar_rules import NO_PYTHON, build_python_list_rules, quote_grammar_literal
 from runner_engine.tool_calls.python_calls import format_python_calls, parse_python_calls
 from runner_engine.tool_calls.scanning import (
-    count_characters_before_markers,
+    count_characters_before_first_marker,
     read_blocks_and_outside_text,
     read_until_marker,
 )
@@ -45,7 +45,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return min(pythonic.count_plain_prefix(answer), count_characters_before_markers(answer, START, END))
+    return min(pythonic.count_plain_prefix(answer), count_characters_before_first_marker(answer, START, END))
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001

@@ -17,7 +17,7 @@ from runner_engine.tool_calls.calls import (
     parse_json_at,
 )
 from runner_engine.tool_calls.forms import json as plain_json
-from runner_engine.tool_calls.grammar_rules import NO_JSON, build_call_object_rule, build_repeat_rule
+from runner_engine.tool_calls.grammar_rules import NO_JSON, build_json_tool_call_rule, build_repeat_rule
 from runner_engine.tool_calls.scanning import count_characters_unless_marker_begins
 
 TOKEN = "<|python_tag|>"
@@ -57,5 +57,5 @@ def count_plain_prefix(answer: str) -> int:
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     many = build_repeat_rule("call", "; ", allow_multiple)
-    rules = build_call_object_rule(schemas, "parameters")
+    rules = build_json_tool_call_rule(schemas, "parameters")
     return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{rules}'

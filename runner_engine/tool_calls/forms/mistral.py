@@ -23,13 +23,13 @@ from runner_engine.tool_calls.calls import (
 from runner_engine.tool_calls.grammar_rules import (
     TEXT,
     build_alternatives_rule,
-    build_call_object_rule,
     build_json_rule,
+    build_json_tool_call_rule,
     build_repeat_rule,
     get_arguments_schema,
     quote_grammar_literal,
 )
-from runner_engine.tool_calls.scanning import count_characters_before_markers
+from runner_engine.tool_calls.scanning import count_characters_before_first_marker
 
 TOKEN, ARGUMENTS, IDENTIFIER = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 MARKS = ((TOKEN,),)
@@ -70,7 +70,7 @@ def format_calls(calls: Sequence[ToolCall]) -> str:
 
 
 def count_plain_prefix(answer: str) -> int:
-    return count_characters_before_markers(answer, TOKEN)
+    return count_characters_before_first_marker(answer, TOKEN)
 
 
 def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str | None = None) -> str:
@@ -78,7 +78,7 @@ def build_grammar(schemas: Schemas, allow_multiple: bool = True, template: str |
     if is_old:
         body, rules = (
             f'"[" {build_repeat_rule("call", ", ", allow_multiple)} "]"',
-            build_call_object_rule(schemas),
+            build_json_tool_call_rule(schemas),
         )
         more = ""
     else:

@@ -7,7 +7,7 @@ import pytest
 from runner_compare.features.recall.compute import RecallFindings, compute_recall_by_length
 from runner_compare.features.recall.render.recall_text import (
     build_effective_length_rows,
-    build_recall_by_depth_table_rows,
+    build_recall_by_depth_table,
     describe_effective_context_length,
     format_effective_context_length_sentence,
 )
@@ -133,7 +133,7 @@ def test_a_model_that_forgets_beyond_a_length_is_found_from_its_answers() -> Non
         f"(100.0 % [94.0, 100.0]): {describe_effective_context_length(findings.effective_length)}"
     )
     assert not any(lost.is_significant for lost in findings.lost_depths)
-    first, *_ = build_recall_by_depth_table_rows(findings)
+    first, *_ = build_recall_by_depth_table(findings)
     assert first == {
         "tokens": 1024, "0": 100, "0.5": 100, "1": 100, "all": 100, "low": 94, "high": 100, "answers": 60
     }  # fmt: skip

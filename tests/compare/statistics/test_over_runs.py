@@ -15,7 +15,7 @@ from runner_compare.statistics import MIN_RUNS
 from runner_compare.statistics.run_ratios import (
     RunRatio,
     compute_min_runs_per_job,
-    compute_run_ratio_power,
+    compute_power_from_run_count,
     min_p_value,
     plan_runs_per_job,
 )
@@ -82,9 +82,9 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
     runs = plan_runs_per_job(distance, alpha)
     assert runs is not None
     assert (
-        compute_run_ratio_power(runs, distance, alpha)
+        compute_power_from_run_count(runs, distance, alpha)
         >= 0.8
-        > compute_run_ratio_power(runs - 1, distance, alpha)
+        > compute_power_from_run_count(runs - 1, distance, alpha)
     )
     generator = np.random.default_rng(1)
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
@@ -93,7 +93,7 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
         RunRatio.from_run_values(*pair).compute_p_value_against(1.0) < alpha
         for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
-    assert found / 600 == pytest.approx(compute_run_ratio_power(runs, distance, alpha), abs=0.06)
+    assert found / 600 == pytest.approx(compute_power_from_run_count(runs, distance, alpha), abs=0.06)
 
 
 def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:

@@ -58,7 +58,7 @@ def expected(
     """Outputs, maxima and sums in float64."""
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
     stored = places.store.read_stored_kv(0, 0, reach)
-    kinds = zip(heads.get_layer_formats(0), stored, strict=True)
+    kinds = zip(heads.get_layer_kv_formats(0), stored, strict=True)
     # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
     wide = {KvCode.kv_int8: torch.float32}
     exact = [of.decode_kv(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]

@@ -125,7 +125,7 @@ def read_gguf(path: Path) -> None:
     for one in (
         *header.tensors,
         *gguf_file.list_in_memory_tensors(header),
-        *gguf_file.list_tensors_as_dequantized(header),
+        *gguf_file.list_tensors_as_float32(header),
     ):
         gguf_file.compute_packing_overhead_nbytes(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)

@@ -175,7 +175,7 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     assert [is_right(choice) for choice in choices] == [True, True]
     with monkeypatch.context() as alone:
         alone.setattr(compat_probe, "is_within_rounding_noise", takes_one_choice)
-        alone.setattr(compat_probe, "_is_error_within_prompt_split_noise", takes_one_choice)
+        alone.setattr(compat_probe, "_is_logit_error_within_noise", takes_one_choice)
         assert sum(is_right(choice) for choice in choices) == 1, "the model itself makes one of the two"
     assert not is_right(with_one_less)
     assert not is_right(with_exchanged)

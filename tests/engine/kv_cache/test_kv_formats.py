@@ -100,7 +100,7 @@ def test_kernels_and_torch_store_the_same_bits(
         own.write(layer, keys[order], values[order], ints([1] * 37), order.int())
         stored = own.read_stored_kv(layer, 1, 37)
         expected = heads.encode_kv(layer, keys.transpose(0, 1), values.transpose(0, 1))
-        for found, wanted, of in zip(stored, expected, heads.get_layer_formats(layer), strict=True):
+        for found, wanted, of in zip(stored, expected, heads.get_layer_kv_formats(layer), strict=True):
             numbers = (of.decode_kv(some, dim, torch.float32) for some in (found, wanted))
             assert torch.equal(*(some.nan_to_num(-1.0, -2.0, -3.0) for some in numbers))
         other.write_stored(layer, *stored)

@@ -13,7 +13,7 @@ from runner.options.advise.knapsack import (
     LayerOption,
     assign_largest_fitting_formats_greedily,
     choose_formats_greedily,
-    find_choices_with_swapped_formats,
+    find_best_layer_format_swaps,
     solve_knapsack,
     total_loss,
     total_nbytes,
@@ -72,7 +72,7 @@ def test_neighbours_have_the_same_size_and_the_order_of_layers_needs_no_losses()
     limit = sum(options[1].nbytes for options in layers)
     chosen = solve_knapsack(layers, limit)
     assert chosen is not None
-    for other in (near := find_choices_with_swapped_formats(layers, chosen, limit, 3)):
+    for other in (near := find_best_layer_format_swaps(layers, chosen, limit, 3)):
         assert total_nbytes(layers, other) == total_nbytes(layers, chosen)
         assert total_loss(layers, other) >= total_loss(layers, chosen)
         assert sum(one != another for one, another in zip(chosen, other, strict=True)) == 2

@@ -82,15 +82,17 @@ def test_another_server_at_the_same_address_is_asked_anew(monkeypatch: pytest.Mo
         assert first.models is not None
         first.models[0]["owned_by"] = "vllm"
         model = ApiConfig(name="tiny", base_url=first.url, retries=0)
-        assert kind.resolve_auto_api_extensions(model).extensions is ApiExtensions.vllm
+        assert kind.resolve_api_extensions_if_auto(model).extensions is ApiExtensions.vllm
         known = dict(kind._reports)
     second = Api()
     second.port = first.port
     with second:
         kind._reports.update(known)
-        assert kind.resolve_auto_api_extensions(model).extensions is ApiExtensions.vllm, "just now it was so"
+        assert kind.resolve_api_extensions_if_auto(model).extensions is ApiExtensions.vllm, (
+            "just now it was so"
+        )
         monkeypatch.setattr(kind, "FRESH_S", 0.0)
-        assert kind.resolve_auto_api_extensions(model).extensions is ApiExtensions.openai
-    assert kind.resolve_auto_api_extensions(model).extensions is ApiExtensions.openai, (
+        assert kind.resolve_api_extensions_if_auto(model).extensions is ApiExtensions.openai
+    assert kind.resolve_api_extensions_if_auto(model).extensions is ApiExtensions.openai, (
         "nobody answers: as it was last"
     )

@@ -142,11 +142,11 @@ def _parse_partition_layer(fields: JsonFieldReader, key: str, entry: object) -> 
         layer_type=fields.read_text(f"{key}.layer_type", values.get("layer_type")),
         dtype=None if dtype is None else fields.read_text(f"{key}.dtype", dtype),
         shape=fields.read_counts(f"{key}.shape", values.get("shape")),
-        parameters=_parse_parameters(fields, f"{key}.parameters", values.get("parameters")),
+        parameters=_parse_layer_parameters(fields, f"{key}.parameters", values.get("parameters")),
     )
 
 
-def _parse_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorReference | InlineNumbers:
+def _parse_layer_parameters(fields: JsonFieldReader, key: str, value: Any) -> TensorReference | InlineNumbers:
     if isinstance(value, dict) and set(value) == {PLACE}:
         return InlineNumbers(*fields.read_counts(key, value[PLACE]))
     values = fields.read_object(key, value)
@@ -215,7 +215,9 @@ def check_inline_size(total_params: int) -> None:
         )
 
 
-def format_partition_with_inline_weights(partition: dict[str, Any], tensors: list[TensorLocation]) -> bytes:
+def serialize_partition_with_inline_weights(
+    partition: dict[str, Any], tensors: list[TensorLocation]
+) -> bytes:
     """Build the JSON object for partition_N.json. `tensors` must be in the order of the partition's
     layers.
     """

@@ -10,7 +10,7 @@ from functools import partial
 from runner.options.parts.sharding.completeness import group_parts_by_tensor
 from runner.options.parts.sharding.manifest import MODEL_FILES, Manifest
 from runner.options.parts.sharding.part_checks import CheckedPart, read_source_safetensors_headers
-from runner.options.parts.sharding.split_writer import FileTarget, make_copy_target
+from runner.options.parts.sharding.split_writer import FileTarget, build_copied_file_target
 from runner.options.parts.sharding.zstd_archive import ProgressCallback
 from runner_base import DataError, JobFailed
 from runner_engine import TensorLocation
@@ -23,7 +23,7 @@ def list_files_to_restore(manifest: Manifest, checked_parts: list[CheckedPart]) 
     # the copies of a tied tensor are equal: the checks have compared them
     part_of = {name: places[0] for name, places in group_parts_by_tensor(checked_parts).items()}
     made = [
-        make_copy_target(
+        build_copied_file_target(
             manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest
         )
         for listed in manifest.companions

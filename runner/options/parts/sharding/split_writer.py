@@ -31,7 +31,7 @@ from runner.options.parts.sharding.manifest import (
 from runner.options.parts.sharding.partition_file import (
     INLINE,
     REFERENCE,
-    format_partition_with_inline_weights,
+    serialize_partition_with_inline_weights,
 )
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.sharding.unchanged import KEY, SplitPlan
@@ -94,7 +94,7 @@ class FileTarget:
         )
 
 
-def make_copy_target(
+def build_copied_file_target(
     path: Path, file_name: str, nbytes: int | None = None, digest: str | None = None
 ) -> FileTarget:
     """Describe an output file that is an unchanged copy of a file, such as the tokenizer."""
@@ -138,7 +138,9 @@ def write_missing_split_parts(
     stored = sum(part.nbytes for part in plan.parts)
     with progress(2 * stored if compare_mode is CompareMode.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged_parts(folder, earlier, plan, state, compare_mode, ByteMeter(bar))
-    companions = [make_copy_target(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
+    companions = [
+        build_copied_file_target(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions
+    ]
     headers = [_header_target(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
     missing = [
         small for small in (*companions, *headers) if not small.is_file_already_written(folder / small.name)
@@ -238,7 +240,7 @@ def _write_part(
         "total_params": part.num_params,
     }
     text = (
-        format_partition_with_inline_weights(content, part.tensors)
+        serialize_partition_with_inline_weights(content, part.tensors)
         if plan.inline
         else _format_partition_json(content)
     )

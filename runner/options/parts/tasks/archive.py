@@ -25,7 +25,7 @@ from runner.options.parts.sharding.manifest import (
     part_file_name,
     read_manifest,
 )
-from runner.options.parts.sharding.split_writer import ByteMeter, make_copy_target
+from runner.options.parts.sharding.split_writer import ByteMeter, build_copied_file_target
 from runner.options.parts.sharding.zstd_archive import (
     compress_frames,
     create_part_range_reader,
@@ -170,7 +170,7 @@ def _copy_and_verify_uncompressed_files(manifest: Manifest, folder: Path) -> Non
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for path, digest in files:
-        make_copy_target(manifest.folder / path, path, digest=digest).write(folder)
+        build_copied_file_target(manifest.folder / path, path, digest=digest).write(folder)
 
 
 def _compress_part(

@@ -91,11 +91,11 @@ def format_effective_context_length_sentence(findings: RecallFindings) -> str:
     units = "texts" if findings.is_clustered_by_haystack else "questions"
     return (
         f"{sentence}. Some lengths are {UNDECIDED} with {first.questions} {units} per length. "
-        f"{_format_needed_units(findings)}"
+        f"{_format_needed_sample_size(findings)}"
     )
 
 
-def _format_needed_units(findings: RecallFindings) -> str:
+def _format_needed_sample_size(findings: RecallFindings) -> str:
     needed = format_rounded_count(findings.units_needed_per_context_length)
     units = (
         "texts per length (task.num_texts)" if findings.is_clustered_by_haystack else "questions per length"
@@ -112,7 +112,8 @@ def explain_undecided_effective_context_length(findings: RecallFindings) -> str:
         return ""
     *shorter, longest = (f"{length:,}" for length in found.undecided_lengths)
     lengths = f"{', '.join(shorter)} or {longest}" if shorter else longest
-    return f"no test shows whether the effective length reaches {lengths} tokens. {_format_needed_units(findings)}"
+    needed = _format_needed_sample_size(findings)
+    return f"no test shows whether the effective length reaches {lengths} tokens. {needed}"
 
 
 def format_short_depth_recall_loss_sentences(findings: RecallFindings) -> list[str]:
@@ -151,7 +152,7 @@ def _name_depths(lost_depths: LostDepths) -> str:
     return f"depths {lost_depths.first:g} to {lost_depths.last:g}"
 
 
-def build_recall_by_depth_table_rows(findings: RecallFindings) -> list[dict[str, Any]]:
+def build_recall_by_depth_table(findings: RecallFindings) -> list[dict[str, Any]]:
     """Return a table of recall in percent, with one line per text length and one column per depth."""
     depths: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in findings.depths]
     if any(findings.recall_at(length.length, None) for length in findings.length_recalls):

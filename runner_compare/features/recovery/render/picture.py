@@ -10,7 +10,6 @@ from runner_compare.features.recovery.compute import RecoveryCell, RecoveryTable
 from runner_compare.features.recovery.render.text import (
     CardSection,
     format_cell_verdict,
-    format_question_set,
     format_recovery_legend,
     format_recovery_with_interval,
     format_settings,
@@ -20,6 +19,7 @@ from runner_compare.features.recovery.render.text import (
     name_candidates,
     shorten_hash,
     shorten_path,
+    summarize_question_set,
 )
 from runner_compare.render.lines import escape_mathtext
 from runner_compare.render.pictures import choose_verdict_colour
@@ -52,7 +52,7 @@ def draw_recovery_card(table: RecoveryTable, section: CardSection | None = None)
 
 def _list_footer_lines(table: RecoveryTable) -> list[str]:
     lines = [
-        f"{facts.name}: {format_question_set(facts)} · SHA-256 {shorten_hash(facts.sha256)}"
+        f"{facts.name}: {summarize_question_set(facts)} · SHA-256 {shorten_hash(facts.sha256)}"
         for facts in table.sets[:MAX_SETS]
     ]
     facts_by_name = {"baseline": table.baseline_facts} | {

@@ -99,7 +99,7 @@ def format_size(size_bytes: int | None) -> str:
     return ABSENT if size_bytes is None else f"{size_bytes:,} ({size_bytes / (1 << 20):,.2f} MiB)"
 
 
-def format_question_set(facts: QuestionSetFacts) -> str:
+def summarize_question_set(facts: QuestionSetFacts) -> str:
     clusters = f" in {facts.clusters} clusters" if facts.clusters is not None else ""
     questions = f"{shorten_path(facts.data)}, {facts.questions:,} questions{clusters}"
     return f"{questions}, baseline {100 * facts.baseline_accuracy:.1f} %"

@@ -17,11 +17,11 @@ from runner_compare.render.pictures import (
     MAX_LABELS,
     MAX_PANELS,
     annotate_point,
+    draw_legend_and_number_runs,
     draw_pareto_front_and_grid,
     max_line_length,
     move_overlapping_labels_apart,
     wrap_row_names,
-    write_numbered_row_names,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def draw_kl_over_weight_size(rows: Sequence[TableRow], keys: Sequence[str]) -> F
         names = wrap_row_names(members, [key for key in keys if key not in panel_keys])
         # they would cover each other
         if len(members) > MAX_LABELS or max_line_length(names) > LONGEST_AT_DOT:
-            names = write_numbered_row_names(pane, names)
+            names = draw_legend_and_number_runs(pane, names)
         points = []
         for row in members:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
